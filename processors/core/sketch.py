@@ -1,0 +1,135 @@
+"""A mergeable log-bucket histogram with a stated relative error.
+
+Values are non-negative integers (nanoseconds, milli-tokens per second, …), so that sums are exact and merging in
+any order gives the same bytes. Bucket i holds (γ^(i-1), γ^i] with γ = 1.02; the estimate 2γ^i/(γ+1) is off by at
+most (γ-1)/(γ+1) = 0.99 % of the value (Masson, Rim & Lee, "DDSketch", VLDB 2019, section 2). A plain dict beats
+arrays here: a series gets about six values between two flushes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from math import ceil, floor, log
+from typing import Final
+
+from tidegauge.schemas.pane import SketchSnapshot
+
+GAMMA: Final = 1.02
+RELATIVE_ERROR: Final = (GAMMA - 1) / (GAMMA + 1)
+INV_LOG_GAMMA: Final = 1 / log(GAMMA)
+
+
+class Sketch:
+    """Counts of integer values by logarithmic bucket, with exact count, sum, minimum and maximum."""
+
+    __slots__ = ("buckets", "count", "maximum", "minimum", "total", "zeros")
+
+    def __init__(self) -> None:
+        self.buckets: dict[int, int] = {}
+        self.count = 0
+        self.total = 0
+        self.minimum = 0
+        self.maximum = 0
+        self.zeros = 0
+
+    def add(self, value: int) -> None:
+        """Count one value, an integer ≥ 0 in the field's unit."""
+        if self.count == 0:
+            self.minimum = self.maximum = value
+        elif value < self.minimum:
+            self.minimum = value
+        elif value > self.maximum:
+            self.maximum = value
+        self.count += 1
+        self.total += value
+        if value > 0:
+            bucket = ceil(log(value) * INV_LOG_GAMMA)
+            buckets = self.buckets
+            buckets[bucket] = buckets.get(bucket, 0) + 1
+        else:
+            self.zeros += 1
+
+    def merge(self, other: Sketch) -> None:
+        """Add all that ``other`` counted."""
+        if other.count == 0:
+            return
+        if self.count == 0:
+            self.minimum, self.maximum = other.minimum, other.maximum
+        else:
+            self.minimum = min(self.minimum, other.minimum)
+            self.maximum = max(self.maximum, other.maximum)
+        self.count += other.count
+        self.total += other.total
+        self.zeros += other.zeros
+        buckets = self.buckets
+        for bucket, n in other.buckets.items():
+            buckets[bucket] = buckets.get(bucket, 0) + n
+
+    def quantile(self, q: float) -> float | None:
+        """The q-quantile (0 ≤ q ≤ 1) in the unit of the values, or ``None`` of an empty sketch.
+
+        Interpolates between neighbouring ranks as numpy and pandas do by default. Both neighbours are known
+        within 1 %, hence so is the result; the outermost ranks are exact.
+        """
+        return self.quantiles((q,))[0]
+
+    def quantiles(self, qs: Iterable[float]) -> list[float | None]:
+        """Several quantiles at the cost of one walk; ``qs`` must ascend."""
+        wanted = list(qs)
+        if self.count == 0:
+            return [None] * len(wanted)
+        ranks: list[int] = []
+        for q in wanted:
+            position = q * (self.count - 1)
+            ranks += (floor(position), ceil(position))
+        estimates = self._at_ranks(ranks)
+        results: list[float | None] = []
+        for i, q in enumerate(wanted):
+            position = q * (self.count - 1)
+            low, high = estimates[2 * i], estimates[2 * i + 1]
+            results.append(low + (high - low) * (position - floor(position)))
+        return results
+
+    def _at_ranks(self, ranks: list[int]) -> list[float]:
+        ordered = sorted(self.buckets.items())
+        estimates: list[float] = []
+        i = -1
+        seen = self.zeros
+        value = 0.0
+        for rank in ranks:
+            while rank >= seen:
+                i += 1
+                seen += ordered[i][1]
+                value = 2 * GAMMA ** ordered[i][0] / (GAMMA + 1)
+            if rank == 0:
+                estimates.append(float(self.minimum))
+            elif rank == self.count - 1:
+                estimates.append(float(self.maximum))
+            else:
+                estimates.append(min(max(value, self.minimum), self.maximum))
+        return estimates
+
+    def snapshot(self) -> SketchSnapshot:
+        """The wire form; equal sketches give equal bytes."""
+        ordered = sorted(self.buckets.items())
+        return SketchSnapshot(
+            self.count,
+            self.total,
+            self.minimum,
+            self.maximum,
+            self.zeros,
+            [bucket for bucket, _ in ordered],
+            [n for _, n in ordered],
+        )
+
+    @classmethod
+    def restore(cls, snapshot: SketchSnapshot) -> Sketch:
+        """The sketch that ``snapshot`` was taken of."""
+        sketch = cls()
+        sketch.count = snapshot.count
+        sketch.total = snapshot.total
+        sketch.minimum = snapshot.minimum
+        sketch.maximum = snapshot.maximum
+        sketch.zeros = snapshot.zeros
+        sketch.buckets = dict(zip(snapshot.buckets, snapshot.counts, strict=True))
+        return sketch

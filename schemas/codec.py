@@ -1,0 +1,134 @@
+"""Bytes to types and back, with reasons a person can act on.
+
+A message is one event or a JSON array of events. Unknown fields are skipped. A refused event names the field and
+what was expected, never the value, which may be private.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Generic, TypeVar
+
+import msgspec
+
+from tidegauge.errors import InvalidEventError
+
+from .common import MAX_TIME, SCHEMA_VERSION
+
+MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
+MAX_EVENTS_PER_MESSAGE: Final = 10_000
+
+T = TypeVar("T")
+_encoder = msgspec.json.Encoder()
+_PATH: Final = re.compile(r" - at `(?:key in )?\$(?P<path>[^`]*)`$")
+_TIME_FIELDS: Final = frozenset({"time", "request_time", "since"})
+
+
+@dataclass(frozen=True)
+class Refused:
+    """One event that was refused: its position in the array (``None``: the whole message), why, and its bytes."""
+
+    index: int | None
+    error: InvalidEventError
+    raw: bytes
+
+
+def encode(event: object) -> bytes:
+    """The JSON bytes of one event (or of a list of them)."""
+    return _encoder.encode(event)
+
+
+class Codec(Generic[T]):
+    """Decodes messages of one wire type.
+
+    Args:
+        kind: the struct to decode into.
+    """
+
+    def __init__(self, kind: type[T]) -> None:
+        self.kind = kind
+        self._one = msgspec.json.Decoder(kind)
+        self._many = msgspec.json.Decoder(list[kind])  # type: ignore[valid-type]
+        self._raw = msgspec.json.Decoder(list[msgspec.Raw])
+        self.decode_one: Final = self._one.decode
+        """The fast path for a message known to be one event; raises msgspec's errors."""
+
+    def decode(self, message: bytes | None) -> tuple[Sequence[T], list[Refused]]:
+        """All good events of a message, and those refused, which cost nobody but themselves."""
+        if message is None:
+            return (), [Refused(None, InvalidEventError("empty", "", "a JSON event, got no value"), b"")]
+        if len(message) > MAX_MESSAGE_BYTES:
+            error = InvalidEventError("too_large", "", f"at most {MAX_MESSAGE_BYTES} bytes")
+            return (), [Refused(None, error, message)]
+        if message.lstrip()[:1] != b"[":
+            try:
+                return (self._check(self._one.decode(message)),), []
+            except (msgspec.MsgspecError, InvalidEventError, RecursionError, UnicodeDecodeError) as error:
+                return (), [Refused(None, explain(error), message)]
+        return self._decode_array(message)
+
+    def _decode_array(self, message: bytes) -> tuple[Sequence[T], list[Refused]]:
+        try:
+            events = self._many.decode(message)
+            if 0 < len(events) <= MAX_EVENTS_PER_MESSAGE:
+                return [self._check(event) for event in events], []
+        except (msgspec.MsgspecError, InvalidEventError, RecursionError, UnicodeDecodeError):
+            pass  # found again below, event by event
+        try:
+            raws = self._raw.decode(message)
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+            return (), [Refused(None, explain(error), message)]
+        if not 0 < len(raws) <= MAX_EVENTS_PER_MESSAGE:
+            error = InvalidEventError(
+                "array_size", "", f"an array of 1 to {MAX_EVENTS_PER_MESSAGE} events, got {len(raws)}"
+            )
+            return (), [Refused(None, error, message)]
+        good: list[T] = []
+        refused: list[Refused] = []
+        for index, raw in enumerate(raws):
+            try:
+                good.append(self._check(self._one.decode(raw)))
+            except (msgspec.MsgspecError, InvalidEventError, RecursionError, UnicodeDecodeError) as error:
+                refused.append(Refused(index, explain(error), bytes(raw)))
+        return good, refused
+
+    @staticmethod
+    def _check(event: T) -> T:
+        version: int = getattr(event, "schema_version", SCHEMA_VERSION)
+        if version > SCHEMA_VERSION:
+            # A newer producer only adds fields within a version; a greater version changes their meaning.
+            raise InvalidEventError(
+                "schema_version", "schema_version", f"at most {SCHEMA_VERSION}; upgrade the workers first"
+            )
+        return event
+
+
+def explain(error: Exception) -> InvalidEventError:
+    """The error of a refused message in our own terms: reason, field, what was expected."""
+    if isinstance(error, InvalidEventError):
+        return error
+    if isinstance(error, RecursionError):
+        return InvalidEventError("too_deep", "", "less deep nesting")
+    text = str(error)
+    match = _PATH.search(text)
+    field = match["path"].removeprefix("[...]").lstrip(".") if match else ""
+    expected = text[: match.start()] if match else text
+    if not isinstance(error, msgspec.ValidationError):
+        return InvalidEventError("invalid_json", "", f"valid JSON: {_without_values(expected)}")
+    if "missing required field" in expected:
+        missing = re.search(r"missing required field `([^`]+)`", expected)
+        field = missing[1] if missing else field
+        return InvalidEventError("missing_field", field, "is required")
+    if field in _TIME_FIELDS and f"<= {MAX_TIME}" in expected:
+        return InvalidEventError("time_out_of_range", field, "Unix seconds; this looks like milliseconds")
+    if field in _TIME_FIELDS and ("<=" in expected or ">=" in expected):
+        return InvalidEventError("time_out_of_range", field, f"Unix seconds; {_without_values(expected)}")
+    reason = "out_of_range" if re.search(r"[<>]=? ?-?[\d.]|length|out of range", expected) else "wrong_type"
+    return InvalidEventError(reason, field, _without_values(expected))
+
+
+def _without_values(text: str) -> str:
+    # msgspec quotes enum values it did not expect: "Invalid enum value 'x'".
+    return re.sub(r"'[^']*'", "'…'", text)[:200]

@@ -1,0 +1,226 @@
+"""Settings: a TOML file, then environment variables over it, then command-line flags over both.
+
+``[kafka] bootstrap_servers`` in the file is ``TIDEGAUGE_KAFKA_BOOTSTRAP_SERVERS`` in the environment. The file is
+the one named by ``--config`` or ``TIDEGAUGE_CONFIG``, else ``tidegauge.toml`` in the working folder if it exists.
+An unknown section or key, a wrong type or a value out of range is refused with the setting's name.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from .errors import SettingsError, UnavailableError
+
+ENV_PREFIX = "TIDEGAUGE_"
+DEFAULT_FILE = "tidegauge.toml"
+_NOT_SETTINGS = {"TIDEGAUGE_CONFIG"}
+
+
+class Secret:
+    """A string that never prints itself."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """The secret itself, for the library that needs it."""
+        return self._value
+
+    def __bool__(self) -> bool:
+        return bool(self._value)
+
+    def __repr__(self) -> str:
+        return "Secret('***')" if self._value else "Secret('')"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._value == self._value
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class Kafka(Struct, frozen=True, forbid_unknown_fields=True):
+    """How to reach Kafka."""
+
+    bootstrap_servers: Annotated[str, Meta(min_length=1, description="host:port, comma separated")] = (
+        "127.0.0.1:9092"
+    )
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
+    sasl_username: str = ""
+    sasl_password: Secret = msgspec.field(default_factory=lambda: Secret(""))
+    ssl_cafile: str = ""
+    ssl_certfile: str = ""
+    ssl_keyfile: str = ""
+
+
+class Topics(Struct, frozen=True, forbid_unknown_fields=True):
+    """Names and shape of the topics."""
+
+    prefix: Annotated[str, Meta(pattern=r"^[a-zA-Z0-9._-]{0,100}$")] = "tidegauge."
+    partitions: Annotated[int, Meta(ge=1, le=1000)] = 4
+    replication_factor: Annotated[int, Meta(ge=1, le=9)] = 1
+    retention_hours: Annotated[float, Meta(ge=1)] = 7 * 24.0
+
+    @property
+    def requests(self) -> str:
+        """Request events."""
+        return f"{self.prefix}requests"
+
+    @property
+    def feedback(self) -> str:
+        """Feedback events."""
+        return f"{self.prefix}feedback"
+
+    @property
+    def judgements(self) -> str:
+        """Verdicts of the judge."""
+        return f"{self.prefix}judgements"
+
+    @property
+    def panes(self) -> str:
+        """Pane snapshots, from the first stage to the second."""
+        return f"{self.prefix}panes"
+
+    @property
+    def alerts(self) -> str:
+        """Alert changes."""
+        return f"{self.prefix}alerts"
+
+    @property
+    def deadletter(self) -> str:
+        """Messages that could not be processed."""
+        return f"{self.prefix}deadletter"
+
+
+class Worker(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a worker does; all workers of a group must agree on it. Times are in seconds."""
+
+    group: Annotated[str, Meta(pattern=r"^[a-zA-Z0-9._-]{1,100}$")] = "tidegauge"
+    flush_interval: Annotated[float, Meta(ge=0.05, le=60)] = 1.0
+    allowed_lateness: Annotated[float, Meta(ge=0, le=30 * 86_400)] = 7_200.0
+    future_tolerance: Annotated[float, Meta(ge=0, le=86_400)] = 300.0
+    epoch_events: Annotated[int, Meta(ge=1_000, le=10_000_000)] = 131_072
+    epoch_seconds: Annotated[float, Meta(ge=10, le=86_400)] = 600.0
+    max_series: Annotated[int, Meta(ge=1, le=1_000_000)] = 10_000
+    max_dimension_values: Annotated[int, Meta(ge=1, le=1_000_000)] = 2_000
+    session_timeout: Annotated[float, Meta(ge=6, le=300)] = 15.0
+    web_port: Annotated[int, Meta(ge=0, le=65_535)] = 6066
+
+
+class StoreSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """Where aggregates go: ``sqlite:///PATH``, or ``influxdb`` for the one of the ``[influxdb]`` section."""
+
+    url: Annotated[str, Meta(pattern=r"^(sqlite:///.+|influxdb)$")] = "sqlite:///tidegauge-data/tidegauge.db"
+
+
+class InfluxDB(Struct, frozen=True, forbid_unknown_fields=True):
+    """An InfluxDB 2."""
+
+    url: Annotated[str, Meta(pattern=r"^https?://")] = "http://127.0.0.1:8086"
+    org: str = "tidegauge"
+    bucket: str = "tidegauge"
+    token: Secret = msgspec.field(default_factory=lambda: Secret(""))
+    timeout: Annotated[float, Meta(gt=0, le=600)] = 10.0
+    verify_ssl: bool = True
+    ssl_ca_cert: str = ""
+
+
+class Prices(Struct, frozen=True, forbid_unknown_fields=True):
+    """Where prices come from besides the built-in table."""
+
+    override_file: str = ""
+
+
+class Emitter(Struct, frozen=True, forbid_unknown_fields=True):
+    """The producers' SDK. ``queue_size`` bounds memory; the rest are seconds."""
+
+    queue_size: Annotated[int, Meta(ge=1, le=10_000_000)] = 10_000
+    linger: Annotated[float, Meta(ge=0, le=60)] = 0.05
+    close_timeout: Annotated[float, Meta(ge=0, le=600)] = 5.0
+    service: str = ""
+    environment: str = ""
+    team: str = ""
+    capture_text: bool = False
+    max_text_length: Annotated[int, Meta(ge=0, le=65_536)] = 4_096
+    user_key: Secret = msgspec.field(default_factory=lambda: Secret(""))
+
+
+class Settings(Struct, frozen=True, forbid_unknown_fields=True):
+    """All of it. ``Settings()`` is the defaults; ``load`` reads the file and the environment."""
+
+    kafka: Kafka = Kafka()
+    topics: Topics = Topics()
+    worker: Worker = Worker()
+    store: StoreSettings = StoreSettings()
+    influxdb: InfluxDB = InfluxDB()
+    prices: Prices = Prices()
+    emitter: Emitter = Emitter()
+
+
+def load(
+    file: str | os.PathLike[str] | None = None,
+    environ: Mapping[str, str] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> Settings:
+    """Read the settings.
+
+    Args:
+        file: a TOML file; ``None`` means ``TIDEGAUGE_CONFIG`` or ``tidegauge.toml``, where present.
+        environ: environment variables; ``None`` means the process's own.
+        overrides: flags, as ``{"kafka.bootstrap_servers": "…"}``; ``None`` values are ignored.
+
+    Raises:
+        SettingsError: a setting is unknown or wrong; the text names it.
+        UnavailableError: the file named does not exist or cannot be read.
+    """
+    environ = os.environ if environ is None else environ
+    values = _read_file(file or environ.get("TIDEGAUGE_CONFIG") or None)
+    sections = {f.name for f in msgspec.structs.fields(Settings)}
+    for name, text in environ.items():
+        if name.startswith(ENV_PREFIX) and name not in _NOT_SETTINGS:
+            section, _, key = name.removeprefix(ENV_PREFIX).lower().partition("_")
+            if section not in sections:
+                raise SettingsError(f"{name}: no such section; sections are {', '.join(sorted(sections))}")
+            values.setdefault(section, {})[key] = text
+    for path, value in (overrides or {}).items():
+        if value is not None:
+            section, _, key = path.partition(".")
+            values.setdefault(section, {})[key] = value
+    try:
+        return msgspec.convert(values, Settings, strict=False, dec_hook=_decode_secret)
+    except msgspec.ValidationError as error:
+        raise SettingsError(_explain(str(error))) from None
+
+
+def _read_file(file: str | os.PathLike[str] | None) -> dict[str, Any]:
+    path = Path(file) if file else Path(DEFAULT_FILE)
+    if file is None and not path.is_file():
+        return {}
+    try:
+        with path.open("rb") as stream:
+            return tomllib.load(stream)
+    except OSError as error:
+        raise UnavailableError(f"settings file {path}: {error.strerror}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"settings file {path}: {error}") from None
+
+
+def _decode_secret(kind: type, value: Any) -> Any:
+    if kind is Secret and isinstance(value, str):
+        return Secret(value)
+    raise NotImplementedError
+
+
+def _explain(message: str) -> str:
+    # msgspec says "Expected `int` >= 1 - at `$.topics.partitions`"; a person wants the setting first.
+    what, found, where = message.rpartition(" - at `$")
+    return f"{where.rstrip('`').lstrip('.')}: {what}" if found else message
