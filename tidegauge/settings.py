@@ -20,7 +20,7 @@ from .errors import SettingsError, UnavailableError
 
 ENV_PREFIX = "TIDEGAUGE_"
 DEFAULT_FILE = "tidegauge.toml"
-_NOT_SETTINGS = {"TIDEGAUGE_CONFIG"}
+_NOT_SETTINGS = {"TIDEGAUGE_CONFIG", "TIDEGAUGE_CACHE", "TIDEGAUGE_REQUIRE_SERVERS"}
 
 
 class Secret:
