@@ -4,7 +4,8 @@
 
     client = Client(service="support-bot")
 
-    with client.call(provider="openai", model="gpt-5", prompt="answer", prompt_version="7", user=user_id) as call:
+    with client.call(provider="openai", model="gpt-5", prompt="answer", prompt_version="7", user=user_id) as
+    call:
         answer = ask_the_model(question)
         call.set_usage(input_tokens=answer.prompt_tokens, output_tokens=answer.completion_tokens)
         call.guardrail("pii", stage="output", triggered=False)
@@ -12,8 +13,8 @@
 
     client.record_feedback(receipt, thumb=True)
 
-An application that needs one client only may say ``configure(service="support-bot")`` once and use the functions of
-this module. Where Kafka is comes from the settings (``tidegauge.settings``).
+An application that needs one client only may say ``configure(service="support-bot")`` once and use the
+functions of this module. Where Kafka is comes from the settings (``tidegauge.settings``).
 """
 
 from __future__ import annotations

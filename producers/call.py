@@ -1,7 +1,8 @@
 """One model call: a context manager that becomes one request event.
 
-Nothing here may break the application: what goes wrong in our own code is counted (``EmitterStats.internal_errors``)
-and the application's call goes on. What the application's call raises is re-raised untouched.
+Nothing here may break the application: what goes wrong in our own code is counted
+(``EmitterStats.internal_errors``) and the application's call goes on. What the application's call raises is
+re-raised untouched.
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ ABANDONED = "abandoned"
 class Call:
     """A model call being measured; made by ``Client.call``, and emitted exactly once when it is finished.
 
-    Use it with ``with`` or ``async with``, or call ``finish`` yourself (streams). The clock starts when the call is
-    made. Set what you know while the block runs: what comes after ``finish`` is not part of the event any more; it
-    is ignored and counted under ``adjusted["after_finish"]``. A call that is neither left nor finished before it is
-    garbage collected is counted under ``adjusted["abandoned"]``.
+    Use it with ``with`` or ``async with``, or call ``finish`` yourself (streams). The clock starts when the
+    call is made. Set what you know while the block runs: what comes after ``finish`` is not part of the event
+    any more; it is ignored and counted under ``adjusted["after_finish"]``. A call that is neither left nor
+    finished before it is garbage collected is counted under ``adjusted["abandoned"]``.
 
-    Values that the wire would refuse are put right when the event is sent, and counted under ``adjusted`` by their
-    wire name: see ``tidegauge.producers.fit``.
+    Values that the wire would refuse are put right when the event is sent, and counted under ``adjusted`` by
+    their wire name: see ``tidegauge.producers.fit``.
     """
 
     __slots__ = ("_client", "_done", "_event", "_started")
@@ -80,8 +81,9 @@ class Call:
     ) -> None:
         """Set the tokens; replaces what was set before.
 
-        As OpenTelemetry defines them: ``input_tokens`` includes cache reads and cache writes, ``output_tokens``
-        includes reasoning. ``cache_creation_input_tokens`` counts all cache writes, the one-hour ones included.
+        As OpenTelemetry defines them: ``input_tokens`` includes cache reads and cache writes,
+        ``output_tokens`` includes reasoning. ``cache_creation_input_tokens`` counts all cache writes, the
+        one-hour ones included.
 
         Args:
             input_tokens: all of the prompt, or ``None`` if unknown.
@@ -182,8 +184,8 @@ class Call:
         """Attach the prompt's and the answer's text; ignored unless ``emitter.capture_text`` is set.
 
         The client's redaction hook sees the whole text first, then it is cut to ``emitter.max_text_length``
-        characters: cutting first could cut a secret in two, and hide it from the hook. A hook that fails drops the
-        text, and is counted under ``adjusted["redact_failed"]``.
+        characters: cutting first could cut a secret in two, and hide it from the hook. A hook that fails
+        drops the text, and is counted under ``adjusted["redact_failed"]``.
         """
         client = self._client
         if not client.capture_text:
@@ -203,15 +205,19 @@ class Call:
         else:
             self._event.error = error_type
 
-    def finish(self) -> None:
-        """Stop the clock and emit the event; further calls do nothing."""
+    def stop(self) -> None:
+        """Stop the clock and leave the call open: checks of the answer are no part of its duration."""
         now = time.perf_counter()
+        if self._event.duration is None and not self._done:
+            self._event.duration = now - self._started
+
+    def finish(self) -> None:
+        """Stop the clock, if ``stop`` has not, and emit the event; further calls do nothing."""
+        self.stop()
         if self._done:
             return
         self._done = True
-        event = self._event
-        event.duration = now - self._started
-        self._client.record(event)
+        self._client.record(self._event)
 
     def _late(self) -> None:
         self._client.note(AFTER_FINISH)
@@ -241,6 +247,6 @@ class Call:
 
 
 def error_type(kind: type[BaseException]) -> str:
-    """OpenTelemetry's ``error.type`` of an exception class: its qualified name, built-in ones without a module."""
+    """OpenTelemetry's ``error.type`` of an exception class: its qualified name."""
     module = kind.__module__
     return kind.__qualname__ if module == "builtins" else f"{module}.{kind.__qualname__}"

@@ -126,7 +126,7 @@ class Client:
         return Call(self, event)
 
     def record(self, event: RequestEvent) -> bool:
-        """Emit an event that you built yourself; it must not be changed any more. False: dropped and counted."""
+        """Emit an event of your own making, which must not change any more. False: dropped and counted."""
         try:
             return self.emitter.emit(event)
         except Exception as error:
@@ -163,7 +163,11 @@ class Client:
             return False
 
     def _record_feedback(
-        self, reference: str, thumb: bool | None, rating: float | None, comment: str | None
+        self,
+        reference: str,
+        thumb: bool | None,  # noqa: FBT001
+        rating: float | None,
+        comment: str | None,
     ) -> bool:
         scores: list[tuple[str, float]] = []
         if thumb is not None:
@@ -194,20 +198,21 @@ class Client:
         return accepted
 
     def observe(self, *, provider: str, model: str, usage: Usage | None = None, **fields: Any) -> Decorator:
-        """A decorator that measures each call of a function, coroutine function or (async) generator function.
+        """A decorator that measures each call of a function, a coroutine function or a generator function.
 
         Args:
             provider: as for ``call``.
             model: as for ``call``.
-            usage: gets the function's result, or each chunk of a generator's, and returns the keyword arguments
-                of ``Call.set_usage``, or ``None`` where it says nothing of usage. With a generator the last one
-                given counts.
+            usage: gets the function's result, or each chunk of a generator's, and returns the keyword
+                arguments
+                of ``Call.set_usage``, or ``None`` where it says nothing of usage. With a generator the last
+                one given counts.
             fields: any other argument of ``call``.
         """
         return observe(lambda: self, usage, provider=provider, model=model, **fields)
 
     def flush(self, timeout: float | None = None) -> bool:
-        """Wait until everything emitted so far is acknowledged or dropped; False at the deadline (seconds)."""
+        """Wait until all emitted so far is acknowledged or dropped; False after ``timeout`` seconds."""
         return self.emitter.flush(timeout)
 
     def close(self, timeout: float | None = None) -> bool:
@@ -215,7 +220,7 @@ class Client:
         return self.emitter.close(timeout)
 
     def pseudonym(self, user: str) -> str:
-        """The user id as it is published: HMAC-SHA256 in 32 hex digits, or as it is without ``emitter.user_key``."""
+        """The user id as published: 32 hex digits of its HMAC-SHA256; itself without a ``user_key``."""
         if not self._user_key:
             return user
         return hmac.digest(self._user_key, str(user).encode("utf-8", "replace"), "sha256").hex()[:32]
@@ -224,12 +229,13 @@ class Client:
         """The text as it may be published, or ``None`` where the hook failed."""
         if self._redact is not None:
             try:
-                text = self._redact(text)
+                redacted: object = self._redact(text)
             except Exception:
-                text = None  # type: ignore[assignment]
-            if not isinstance(text, str):
+                redacted = None
+            if not isinstance(redacted, str):
                 self.note(REDACT_FAILED)
                 return None
+            text = redacted
         return text[: self._max_text]
 
     def note(self, what: str) -> None:

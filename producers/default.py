@@ -50,10 +50,10 @@ def configure(
 
 
 def default_client() -> Client:
-    """The module-level client; made from the settings file and the environment if ``configure`` was not called.
+    """The module-level client; without ``configure``, made from the settings file and the environment.
 
-    Wrong settings must not break the application in the middle of a request: they are logged once, and events are
-    dropped and counted as ``misconfigured``.
+    Wrong settings must not break the application in the middle of a request: they are logged once, and events
+    are dropped and counted as ``misconfigured``.
     """
     global _client
     if _client is None:

@@ -3,10 +3,10 @@
     emit ──▶ mailbox (bounded) ──▶ shipper's thread ──▶ kafka-python ──▶ acknowledged
                                    groups per partition, bounded in flight
 
-Promises to the application: ``emit`` neither blocks nor raises, whatever Kafka does; memory is bounded; each event is
-accounted for (``stats``); the exit of the process is delayed by ``emitter.close_timeout`` at most; a forked child
-starts afresh and never sends its parent's events. A process that ends by ``os._exit`` or an unhandled signal loses
-what is queued: call ``close`` there.
+Promises to the application: ``emit`` neither blocks nor raises, whatever Kafka does; memory is bounded; each
+event is accounted for (``stats``); the exit of the process is delayed by ``emitter.close_timeout`` at most; a
+forked child starts afresh and never sends its parent's events. A process that ends by ``os._exit`` or an
+unhandled signal loses what is queued: call ``close`` there.
 """
 
 from __future__ import annotations
@@ -35,11 +35,14 @@ class Emitter:
     Nothing is connected, and no thread started, before the first event.
 
     Args:
-        settings: ``None`` reads the settings file and the environment. ``emitter.queue_size`` bounds the events that
+        settings: ``None`` reads the settings file and the environment. ``emitter.queue_size`` bounds the
+            events that
             wait, and once more those in flight; ``emitter.linger`` is how long to let events come together.
         producer_factory: makes the Kafka producer, in the background thread; ``None`` is kafka-python's.
-        delivery_timeout: seconds until a message that Kafka has not acknowledged is dropped as ``send_failed``. It
-            runs from when the message was handed to Kafka's client; without any broker, events wait in the queue.
+        delivery_timeout: seconds until a message that Kafka has not acknowledged is dropped as
+            ``send_failed``. It
+            runs from when the message was handed to Kafka's client; without any broker, events wait in the
+            queue.
         max_in_flight_bytes: bound of what has been sent and is not acknowledged.
 
     Raises:
@@ -58,8 +61,8 @@ class Emitter:
         self._settings = load() if settings is None else settings
         if producer_factory is None:
             connection.check(self._settings.kafka)
-            # Imported here and not in the thread: a fork in the middle of an import leaves the child waiting for
-            # an import lock whose owner does not exist there.
+            # Imported here and not in the thread: a fork in the middle of an import leaves the child waiting
+            # for an import lock whose owner does not exist there.
             from .kafka_client import make_producer
 
             producer_factory = make_producer
@@ -84,11 +87,13 @@ class Emitter:
         """Take an event over: it must not be changed any more. Never blocks, never raises.
 
         Args:
-            event: a ``RequestEvent``, ``FeedbackEvent`` or ``Judgement``; or a mapping of wire names, with a topic.
+            event: a ``RequestEvent``, ``FeedbackEvent`` or ``Judgement``; or a mapping of wire names, with a
+                topic.
             topic: ``None`` means the topic of the event's type.
 
         Returns:
-            True: accepted, and followed in ``stats`` until it is delivered or dropped. False: dropped and counted.
+            True: accepted, and followed in ``stats`` until it is delivered or dropped. False: dropped and
+                counted.
         """
         if self._put(event if topic is None else (topic, event)):
             return True
@@ -136,7 +141,8 @@ class Emitter:
         """Refuse events from now on, send what is there, and end; further calls do nothing.
 
         Args:
-            timeout: seconds; ``None`` means ``emitter.close_timeout``. What Kafka has not acknowledged by then is
+            timeout: seconds; ``None`` means ``emitter.close_timeout``. What Kafka has not acknowledged by
+                then is
                 dropped as ``close_timeout``.
 
         Returns:

@@ -1,21 +1,16 @@
 """Makes an event fit the wire: what the worker would refuse is put right here, and counted, instead of lost.
 
-Each event is encoded and decoded with the very decoder that the worker uses. Only where that refuses it, or gives
-something else back, its fields are looked at one by one. What happens to a wrong value:
+Each event is encoded and decoded with the very decoder that the worker uses. Only where that refuses it, or
+gives something else back, its fields are looked at one by one. What happens to a wrong value:
 
-=====================================  ==========================================================================
-text longer than the cap               cut
-text with lone surrogates              those characters become "?"
-a number, UUID or such where text is   its text
-wanted
-a number out of range, NaN, infinite   left out if the field may be unknown (a negative count is no measurement,
-                                       and must not look like a measured 0), else the nearest bound
-numpy's scalars                        Python's
-any other wrong value                  the field's default
-lists past their cap                   cut; items that cannot be put right are left out
-an id longer than the cap              its SHA-256, so that repeats still meet
-a wrong required value                 the event is refused: ``InvalidEventError``
-=====================================  ==========================================================================
+- text longer than the cap is cut; lone surrogates in it become "?";
+- a number, UUID or the like where text is wanted becomes its text; numpy's scalars become Python's;
+- a number out of range, NaN or infinite is left out if the field may be unknown: a negative count is no
+  measurement, and must not look like a measured 0; else it becomes the nearest bound;
+- any other wrong value gives way to the field's default;
+- lists are cut at their cap, and items that cannot be put right are left out;
+- an id longer than the cap becomes its SHA-256, so that repeats still meet;
+- with a wrong value in a required field the event is refused.
 
 The limits are read from the wire types: there is no second copy of them.
 """
@@ -49,7 +44,7 @@ class Fitter:
 
     def __init__(self, kind: type[msgspec.Struct], note: Note) -> None:
         info = inspect.type_info(kind)
-        assert isinstance(info, inspect.StructType)
+        assert isinstance(info, inspect.StructType)  # noqa: S101 - tells mypy what a struct's type is
         self._info = info
         self._note = note
         self._decode = msgspec.json.Decoder(kind).decode
@@ -81,7 +76,7 @@ class Fitter:
 
 
 def _fit_struct(value: Any, info: inspect.StructType) -> tuple[Any, list[str]]:
-    """The struct with its fields put right, and the wire names of those changed; the last one is guilty if wrong."""
+    """The struct put right, and the wire names of what was changed; if it is wrong, the last is guilty."""
     adjusted: list[str] = []
     changes: dict[str, Any] = {}
     for field in info.fields:
@@ -123,9 +118,9 @@ def _fit(value: Any, info: inspect.Type, inner: list[str], *, optional: bool = F
     if isinstance(info, inspect.BoolType):
         return value if isinstance(value, bool) else _WRONG
     if isinstance(info, inspect.IntType):
-        return _fit_int(value, info, optional)
+        return _fit_int(value, info, optional=optional)
     if isinstance(info, inspect.FloatType):
-        return _fit_float(value, info, optional)
+        return _fit_float(value, info, optional=optional)
     if isinstance(info, inspect.LiteralType):
         return value if isinstance(value, (str, int)) and value in info.values else _WRONG
     if isinstance(info, inspect.ListType):
@@ -151,27 +146,27 @@ def _fit_text(value: Any, info: inspect.StrType) -> Any:
     return _WRONG if len(value) < (info.min_length or 0) else value
 
 
-def _fit_int(value: Any, info: inspect.IntType, optional: bool) -> Any:
+def _fit_int(value: Any, info: inspect.IntType, *, optional: bool) -> Any:
     if isinstance(value, bool):
         return _WRONG
     try:
         number = int(value) if isinstance(value, float) and value.is_integer() else operator.index(value)
     except TypeError:
         return _WRONG
-    return _within(number, info, optional)
+    return _within(number, info, optional=optional)
 
 
-def _fit_float(value: Any, info: inspect.FloatType, optional: bool) -> Any:
+def _fit_float(value: Any, info: inspect.FloatType, *, optional: bool) -> Any:
     if isinstance(value, (bool, str, bytes)):
         return _WRONG
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
         return _WRONG
-    return _within(number, info, optional) if math.isfinite(number) else _WRONG
+    return _within(number, info, optional=optional) if math.isfinite(number) else _WRONG
 
 
-def _within(number: Any, info: inspect.IntType | inspect.FloatType, optional: bool) -> Any:
+def _within(number: Any, info: inspect.IntType | inspect.FloatType, *, optional: bool) -> Any:
     low, high = info.ge, info.le
     if (low is None or number >= low) and (high is None or number <= high):
         return number

@@ -24,7 +24,8 @@ if hasattr(os, "register_at_fork"):
 def new_event_id() -> str:
     """A new id: a UUID of version 7 (RFC 9562, section 5.7) in 32 hexadecimal digits.
 
-    Ids sort by the millisecond they were made in; the other 74 bits are random. Safe in threads and after a fork.
+    Ids sort by the millisecond they were made in; the other 74 bits are random. Safe in threads and after a
+    fork.
     """
     bits = _random.getrandbits(74)
     high = (time.time_ns() // 1_000_000 << 16) | 0x7000 | (bits >> 62)
@@ -33,7 +34,7 @@ def new_event_id() -> str:
 
 
 def partition_for(event_id: str, partitions: int) -> int:
-    """The partition of an event, 0 … ``partitions`` − 1: CRC-32 of the id's UTF-8 bytes modulo ``partitions``.
+    """The partition of an event, 0 … ``partitions`` − 1: the CRC-32 of the id's UTF-8 bytes, modulo.
 
     Every producer of events must use it, so that a second sending of an event meets the first.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from contextlib import suppress
 from typing import Any, Final
 
 from kafka import KafkaProducer
@@ -30,17 +31,16 @@ class _Producer(KafkaProducer):  # type: ignore[misc]
 
     def close(self, timeout: float | None = None, null_logger: bool = False) -> None:  # noqa: FBT001
         """Close. What kafka-python's own atexit function and ``__del__`` ask for is left undone."""
-        # They pass null_logger. At exit they would come before the emitter's last flush; in a forked child they
-        # would wait for a thread that does not exist there. The emitter closes each producer it has made.
+        # They pass null_logger. At exit they would come before the emitter's last flush; in a forked child
+        # they would wait for a thread that does not exist there. The emitter closes each producer it has
+        # made.
         if not null_logger and os.getpid() == self._owner:
             super().close(timeout)
 
     def flush(self, timeout: float | None = None) -> None:
         """Flush; a timeout must not keep ``close`` from ending the thread."""
-        try:
+        with suppress(KafkaTimeoutError):
             super().flush(timeout)
-        except KafkaTimeoutError:
-            pass
 
 
 def make_producer(settings: Settings, delivery_timeout: float) -> Producer:
@@ -58,12 +58,12 @@ def make_producer(settings: Settings, delivery_timeout: float) -> Producer:
         return clients[0]
 
     try:
-        return _Producer(  # type: ignore[no-any-return]
+        return _Producer(
             **kafka_python_options(settings.kafka),
             client_id=f"{THREAD_PREFIX}{os.getpid()}",
             acks="all",
-            # Repeats are recognised by their event id further on. Idempotence would need a right on the cluster,
-            # and loses what is in flight whenever its epoch changes.
+            # Repeats are recognised by their event id further on. Idempotence would need a right on the
+            # cluster, and loses what is in flight whenever its epoch changes.
             enable_idempotence=False,
             delivery_timeout_ms=delivery_timeout * 1000,
             request_timeout_ms=min(30_000.0, delivery_timeout * 1000),
@@ -87,7 +87,8 @@ def make_producer(settings: Settings, delivery_timeout: float) -> Producer:
 class _Filter(logging.Filter):
     """Keeps kafka-python's words about our own producer out of the application's log.
 
-    At DEBUG it prints payloads; without a broker it warns several times a second. Warnings pass once a minute.
+    At DEBUG it prints payloads; without a broker it warns several times a second. Warnings pass once a
+    minute.
     """
 
     def __init__(self) -> None:

@@ -14,9 +14,9 @@ from .stats import CLOSE_TIMEOUT, INTERNAL_ERROR, EmitterStats, Tally
 class Ledger:
     """Books of one emitter in one process. ``condition`` guards everything but the tallies.
 
-    Accepted events are ``taken`` + those still in the mailbox. Taken events are delivered, dropped, in flight, or
-    *held*: with the sending thread. Once sealed, what was held or in flight is dropped, and late news of it are
-    ignored.
+    Accepted events are ``taken`` + those still in the mailbox. Taken events are delivered, dropped, in
+    flight, or *held*: with the sending thread. Once sealed, what was held or in flight is dropped, and late
+    news of it are ignored.
     """
 
     def __init__(self, mailbox: Mailbox) -> None:

@@ -1,8 +1,8 @@
 """What happens to emitters when the process ends or forks.
 
-The end has two steps. While the interpreter waits for its threads, new ones may still be started, as a connection
-to Kafka needs (since Python 3.12 that is too late in an ``atexit`` function): so emitters are flushed there. The
-application's last threads may emit even after that; emitters are closed by ``atexit``.
+The end has two steps. While the interpreter waits for its threads, new ones may still be started, as a
+connection to Kafka needs (since Python 3.12 that is too late in an ``atexit`` function): so emitters are
+flushed there. The application's last threads may emit even after that; emitters are closed by ``atexit``.
 """
 
 from __future__ import annotations
@@ -57,14 +57,14 @@ def _close_all() -> None:
 def _after_fork_in_child() -> None:
     global _spent
     _spent = 0.0
-    for emitter in list(_living):
-        # A Kafka producer that is destroyed in a child waits for a thread, and may close what its parent uses.
-        _left_behind.append(emitter.after_fork())
+    # A Kafka producer that is destroyed in a child waits for a thread, and may close what its parent uses.
+    _left_behind.extend(emitter.after_fork() for emitter in list(_living))
 
 
 atexit.register(_close_all)
-# What concurrent.futures hooks into for the same reason; also runs in the children of multiprocessing, which end
-# without atexit. It has no public name; without it, only a process that ends right after its first event is worse off.
+# What concurrent.futures hooks into for the same reason; also runs in the children of multiprocessing, which
+# end without atexit. It has no public name; without it, only a process that ends right after its first event
+# is worse off.
 _register_in_threading = getattr(threading, "_register_atexit", None)
 if _register_in_threading is not None:
     _register_in_threading(_flush_all)

@@ -6,6 +6,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
 
 _NEVER: Final = sys.maxsize
@@ -14,9 +15,11 @@ _NEVER: Final = sys.maxsize
 class Mailbox:
     """Many writers that never wait, one reader that sleeps while there is nothing to do.
 
-    ``put`` takes no lock, so that it may be called from a signal handler or a finalizer that interrupts another
-    ``put``: it is a comparison, an atomic ``deque.append``, and another comparison that tells whether the reader
-    wants to be woken. Threads that pass the first comparison together may exceed the limit by their number.
+    ``put`` takes no lock, so that it may be called from a signal handler or a finalizer that interrupts
+    another
+    ``put``: it is a comparison, an atomic ``deque.append``, and another comparison that tells whether the
+    reader wants to be woken. Threads that pass the first comparison together may exceed the limit by their
+    number.
 
     Args:
         limit: how many may wait.
@@ -54,10 +57,8 @@ class Mailbox:
             self._start()
             return
         self._wake_at = _NEVER
-        try:
+        with suppress(RuntimeError):  # it has been rung already
             self._bell.release()
-        except RuntimeError:
-            pass  # it has been rung already
 
     def reader_started(self) -> None:
         """Say that a reader exists."""
@@ -69,7 +70,7 @@ class Mailbox:
         self._wake_at = 0
 
     def wait(self, timeout: float | None) -> None:
-        """Sleep until something is there, the bell rings, or ``timeout`` seconds are over (``None``: for ever)."""
+        """Sleep until something is there, the bell rings, or ``timeout`` seconds are over."""
         self._wake_at = 0
         # Writers append first and look at _wake_at then, we the other way round: one of us sees the other.
         if not self._items:

@@ -25,7 +25,7 @@ class Decorator(Protocol):
 
 
 def observe(get_client: Callable[[], Client], usage: Usage | None, **fields: Any) -> Decorator:
-    """Make the decorator; see ``Client.observe``. ``get_client`` is called at each call of the decorated function."""
+    """Make the decorator; see ``Client.observe``. Asks for the client at each call."""
 
     def decorate(function: F) -> F:
         if inspect.isasyncgenfunction(function):

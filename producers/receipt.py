@@ -2,7 +2,8 @@
 
 An application hands a call's receipt to its front end and gets it back with the thumb or rating. It holds the
 event's id and time and the dimensions that feedback is aggregated by: MessagePack in URL-safe base64 behind a
-version, such as ``tg1.l9k…``. It is neither secret nor signed: a forged one can only misplace its own feedback.
+version, such as ``tg1.l9k…``. It is neither secret nor signed: a forged one can only misplace its own
+feedback.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ _decoder = msgspec.msgpack.Decoder(Receipt)
 
 
 def encode_receipt(event: RequestEvent) -> str:
-    """The receipt of a call: URL-safe text, about 150 characters. Labels are cut as they will be on the wire."""
+    """The receipt of a call: URL-safe text, about 150 characters. Labels are cut as on the wire."""
     labels = (event.service, event.provider, event.model, event.prompt, event.prompt_version)
     receipt = Receipt(event.id, event.time, *(_label(text) for text in labels))
     return PREFIX + base64.urlsafe_b64encode(_encoder.encode(receipt)).rstrip(b"=").decode("ascii")
@@ -51,7 +52,8 @@ def decode_receipt(text: str) -> Receipt:
     """What ``encode_receipt`` put in.
 
     Raises:
-        InvalidEventError: reason ``invalid_receipt``; the text is no receipt, is cut off, or is of a later version.
+        InvalidEventError: reason ``invalid_receipt``; the text is no receipt, is cut off, or is of a later
+            version.
     """
     if not text.startswith(PREFIX):
         raise _invalid(f"a receipt, which starts with '{PREFIX}'")

@@ -318,7 +318,7 @@ class Shipper:
 
 
 def messages(parts: list[bytes]) -> Iterator[list[bytes]]:
-    """Cut one partition's events into messages of ``MAX_EVENTS_PER_MESSAGE`` and ``MAX_MESSAGE_BYTES`` at most."""
+    """Cut one partition's events into messages within ``MAX_EVENTS_PER_MESSAGE``, ``MAX_MESSAGE_BYTES``."""
     batch: list[bytes] = []
     size = 1
     for data in parts:

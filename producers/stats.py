@@ -30,12 +30,13 @@ class EmitterStats(msgspec.Struct, frozen=True):
         delivered: events that Kafka acknowledged from all in-sync replicas.
         in_queue: events waiting in this process.
         in_flight: events sent and not yet acknowledged.
-        dropped: events that are lost, by reason. Before they were accepted: ``queue_full``, ``closed`` (emitted after
-            ``close``), ``internal_error``, ``invalid_receipt``, ``invalid_feedback``, ``misconfigured``. After:
-            ``encode_error`` (no type of ours), ``invalid`` (the wire would refuse it), ``too_large``,
+        dropped: events that are lost, by reason. Before they were accepted: ``queue_full``, ``closed``
+            (emitted after
+            ``close``), ``internal_error``, ``invalid_receipt``, ``invalid_feedback``, ``misconfigured``.
+            After: ``encode_error`` (no type of ours), ``invalid`` (the wire would refuse it), ``too_large``,
             ``unknown_topic`` (not created within the delivery timeout), ``send_failed`` (refused, or not
-            acknowledged within the delivery timeout: it may have arrived), ``close_timeout`` (not acknowledged when
-            the emitter was closed: it may have arrived).
+            acknowledged within the delivery timeout: it may have arrived), ``close_timeout`` (not
+            acknowledged when the emitter was closed: it may have arrived).
         dropped_after_accept: how many of those had been accepted.
         adjusted: values that were changed or left out, by wire name, and incidents such as ``after_finish``.
         internal_errors: bugs of ours that the application did not feel.
@@ -54,8 +55,8 @@ class EmitterStats(msgspec.Struct, frozen=True):
 class Tally:
     """Counts by key, from any thread, signal handler or finalizer.
 
-    A finalizer can run in the middle of anything, also of a locked section of its own thread. So counting is one
-    atomic append, and the sums are made later by whoever gets the lock without waiting.
+    A finalizer can run in the middle of anything, also of a locked section of its own thread. So counting is
+    one atomic append, and the sums are made later by whoever gets the lock without waiting.
     """
 
     __slots__ = ("_lock", "_sums", "_waiting")

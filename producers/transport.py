@@ -1,4 +1,4 @@
-"""What the emitter needs of a Kafka client; kept apart from it, so that importing the SDK does not import Kafka."""
+"""What the emitter needs of a Kafka client; apart from it, so that the SDK's import stays light."""
 
 from __future__ import annotations
 
@@ -35,4 +35,4 @@ class Producer(Protocol):
 
 
 ProducerFactory = Callable[[Settings, float], Producer]
-"""Makes a producer from the settings and the delivery timeout in seconds; may block for some seconds, and raise."""
+"""Makes a producer from the settings and the delivery timeout (seconds); may block a little, and raise."""
