@@ -54,8 +54,12 @@ def make_producer(settings: Settings, delivery_timeout: float) -> Producer:
     clients: list[Any] = []
 
     def make_client(**options: Any) -> Any:
-        clients.append(KafkaNetClient(**options))
-        return clients[0]
+        client = KafkaNetClient(**options)
+        clients.append(client)
+        # A topic made by accident has the wrong number of partitions and the wrong kind of timestamp. The
+        # producer has an option of this name, and does not pass it on (kafka-python 3.0.12).
+        client.cluster.config["allow_auto_create_topics"] = False
+        return client
 
     try:
         return _Producer(
@@ -65,14 +69,13 @@ def make_producer(settings: Settings, delivery_timeout: float) -> Producer:
             # Repeats are recognised by their event id further on. Idempotence would need a right on the
             # cluster, and loses what is in flight whenever its epoch changes.
             enable_idempotence=False,
-            delivery_timeout_ms=delivery_timeout * 1000,
-            request_timeout_ms=min(30_000.0, delivery_timeout * 1000),
+            delivery_timeout_ms=int(delivery_timeout * 1000),
+            request_timeout_ms=min(30_000, int(delivery_timeout * 1000)),
             # The emitter lingers and groups by itself.
             linger_ms=0,
-            max_block_ms=METADATA_TIMEOUT * 1000,
-            bootstrap_timeout_ms=BOOTSTRAP_TIMEOUT * 1000,
+            max_block_ms=int(METADATA_TIMEOUT * 1000),
+            bootstrap_timeout_ms=int(BOOTSTRAP_TIMEOUT * 1000),
             reconnect_backoff_max_ms=2_000,
-            # A topic made by accident has the wrong number of partitions and the wrong kind of timestamp.
             allow_auto_create_topics=False,
             metrics_enabled=False,
             kafka_client=make_client,

@@ -191,8 +191,8 @@ class Shipper:
                 event = msgspec.structs.replace(event, input_text=None, output_text=None)
                 encoded = self._fitters[RequestEvent].encode(event)
         except InvalidEventError as error:
-            self._ledger.drop(INVALID)
             diagnostics.warn(f"invalid {error.field}", f"an event was dropped: {error}")
+            self._ledger.drop(INVALID)
             return None
         except Exception:
             self._ledger.drop(ENCODE_ERROR)
