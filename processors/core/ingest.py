@@ -213,10 +213,7 @@ class Ingest:
     def _fold_record(self, record: Record) -> int:
         if self._epoch_events:
             clock = record.timestamp - self._epoch_clock
-            if (
-                self._epoch_events >= self._config.epoch_events
-                or clock >= self._config.epoch_seconds * 1000
-            ):
+            if self._epoch_events >= self._config.epoch_events or clock >= self._config.epoch_seconds * 1000:
                 self._seal(record.offset)
         if not self._epoch_events:
             self._epoch_clock = record.timestamp
@@ -277,5 +274,3 @@ class Ingest:
         self._previous, self._epoch = self._epoch, offset
         self._epoch_events = 0
         self._old_ids, self._ids = self._ids, set()
-
-
