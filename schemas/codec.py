@@ -60,8 +60,8 @@ class Codec(Generic[T]):
         if message is None:
             return (), [Refused(None, InvalidEventError("empty", "", "a JSON event, got no value"), b"")]
         if len(message) > MAX_MESSAGE_BYTES:
-            error = InvalidEventError("too_large", "", f"at most {MAX_MESSAGE_BYTES} bytes")
-            return (), [Refused(None, error, message)]
+            too_large = InvalidEventError("too_large", "", f"at most {MAX_MESSAGE_BYTES} bytes")
+            return (), [Refused(None, too_large, message)]
         if message.lstrip()[:1] != b"[":
             try:
                 return (self._check(self._one.decode(message)),), []
@@ -81,10 +81,10 @@ class Codec(Generic[T]):
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
             return (), [Refused(None, explain(error), message)]
         if not 0 < len(raws) <= MAX_EVENTS_PER_MESSAGE:
-            error = InvalidEventError(
+            size = InvalidEventError(
                 "array_size", "", f"an array of 1 to {MAX_EVENTS_PER_MESSAGE} events, got {len(raws)}"
             )
-            return (), [Refused(None, error, message)]
+            return (), [Refused(None, size, message)]
         good: list[T] = []
         refused: list[Refused] = []
         for index, raw in enumerate(raws):

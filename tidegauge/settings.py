@@ -91,6 +91,11 @@ class Topics(Struct, frozen=True, forbid_unknown_fields=True):
         return f"{self.prefix}panes"
 
     @property
+    def state(self) -> str:
+        """Changelog of the workers' state; compacted."""
+        return f"{self.prefix}state"
+
+    @property
     def alerts(self) -> str:
         """Alert changes."""
         return f"{self.prefix}alerts"

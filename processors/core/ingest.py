@@ -139,6 +139,11 @@ class Ingest:
         return self.position <= self._checkpoint.last
 
     @property
+    def sealed(self) -> bool:
+        """Whether an epoch has ended whose panes wait to be delivered."""
+        return bool(self._sealed)
+
+    @property
     def pending(self) -> bool:
         """Whether a flush would have anything to deliver."""
         return bool(self._sealed or self._letters or self._fold.pending)
