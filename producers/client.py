@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from tidegauge.errors import InvalidEventError
+from tidegauge.schemas.common import MAX_ID_LENGTH
 from tidegauge.schemas.feedback import FeedbackEvent
 from tidegauge.schemas.request import RequestEvent
 from tidegauge.settings import Settings, load
@@ -17,7 +18,7 @@ from .call import Call
 from .emitter import Emitter
 from .ids import new_event_id
 from .observe import Decorator, Usage, observe
-from .receipt import decode_receipt, is_receipt
+from .receipt import MAX_RECEIPT_LENGTH, decode_receipt, is_receipt
 
 INTERNAL_ERROR = "internal_error"
 REDACT_FAILED = "redact_failed"
@@ -150,7 +151,7 @@ class Client:
             rating: 0 … 1.
             comment: only its length is published.
 
-        A malformed receipt is counted under ``dropped["invalid_receipt"]``; a rating out of range, or neither
+        A malformed receipt is counted under ``dropped["invalid_receipt"]``; no id, a rating out of range, or neither
         thumb nor rating, under ``dropped["invalid_feedback"]``. A thumb and a rating make two events.
         """
         try:
@@ -178,12 +179,16 @@ class Client:
             scores.append(("rating", float(rating)))
         if not scores:
             raise InvalidEventError("invalid_feedback", "thumb", "a thumb or a rating")
+        if not isinstance(reference, str) or not 1 <= len(reference) <= MAX_RECEIPT_LENGTH:
+            raise InvalidEventError("invalid_feedback", "receipt", "a receipt or an event id")
         about: dict[str, Any]
         if is_receipt(reference):
             receipt = decode_receipt(reference)
             about = {name: getattr(receipt, name) for name in receipt.__struct_fields__}
-        else:
+        elif len(reference) <= MAX_ID_LENGTH:
             about = {"request_id": reference, "service": self._service}
+        else:
+            raise InvalidEventError("invalid_feedback", "request_id", f"at most {MAX_ID_LENGTH} characters")
         accepted = True
         for kind, score in scores:
             event = FeedbackEvent(
@@ -223,7 +228,11 @@ class Client:
         """The user id as published: 32 hex digits of its HMAC-SHA256; itself without a ``user_key``."""
         if not self._user_key:
             return user
-        return hmac.digest(self._user_key, str(user).encode("utf-8", "replace"), "sha256").hex()[:32]
+        try:
+            return hmac.digest(self._user_key, str(user).encode("utf-8", "replace"), "sha256").hex()[:32]
+        except Exception as error:
+            self.internal_error(error)
+            return ""
 
     def redacted(self, text: str) -> str | None:
         """The text as it may be published, or ``None`` where the hook failed."""

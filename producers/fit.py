@@ -44,7 +44,7 @@ class Fitter:
 
     def __init__(self, kind: type[msgspec.Struct], note: Note) -> None:
         info = inspect.type_info(kind)
-        assert isinstance(info, inspect.StructType)  # noqa: S101 - tells mypy what a struct's type is
+        assert isinstance(info, inspect.StructType)
         self._info = info
         self._note = note
         self._decode = msgspec.json.Decoder(kind).decode

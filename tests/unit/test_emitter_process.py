@@ -44,6 +44,14 @@ def event(name):
 """
 
 
+UNCONFIGURED = """
+import tidegauge.producers as t
+with t.call(provider="p", model="m") as call:
+    call.set_usage(input_tokens=1)
+print(dict(t.default_client().emitter.refused.counts()))
+"""
+
+
 def run(tmp_path: Path, program: str, code: int = 0) -> tuple[list[tuple[int, str]], str]:
     """What was sent, as (pid, event id), and what was printed; the program must end with ``code``."""
     out = tmp_path / "sent"
@@ -299,9 +307,7 @@ def test_wrong_settings_do_not_break_an_application_that_never_configured(
         [
             sys.executable,
             "-c",
-            "import tidegauge.producers as t\n"
-            "with t.call(provider='p', model='m') as call: call.set_usage(input_tokens=1)\n"
-            "print(dict(t.default_client().emitter.refused.counts()))",
+            UNCONFIGURED,
         ],
         capture_output=True,
         text=True,
