@@ -23,14 +23,14 @@ Labels for prompts, users and conversations come from ``tidegauge.producers.cont
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from contextvars import ContextVar
 from functools import wraps
+from inspect import getattr_static, iscoroutinefunction
 from typing import Any, Final, TypeVar
 
 from . import diagnostics
-from .anthropic_record import Record, receipt_of
+from .anthropic_record import Record, receipt_of, tell
 from .client import Client
 from .default import default_client
 
@@ -71,7 +71,8 @@ def instrument(anthropic_client: T, client: Client | None = None) -> T:
         TypeError: it is not an anthropic client.
     """
     target: Any = anthropic_client
-    if not (callable(getattr(target, "request", None)) and hasattr(target, "messages")):
+    # Looked up without asking for it: the client makes its ``messages`` when they are first used.
+    if not callable(getattr(target, "request", None)) or getattr_static(target, "messages", None) is None:
         raise TypeError(
             "anthropic_client: expected an anthropic client such as anthropic.Anthropic(), "
             f"got {type(target).__name__}"
@@ -114,7 +115,7 @@ class _Instrumentation:
             (PROVIDERS[kind.__name__] for kind in type(target).__mro__ if kind.__name__ in PROVIDERS),
             "anthropic",
         )
-        asynchronous = inspect.iscoroutinefunction(target.request)
+        asynchronous = iscoroutinefunction(target.request)
         self._before: dict[str, Any] = {}
         self._patches: dict[str, Any] = {}
         self._patch(target, "request", self._async_request if asynchronous else self._request)
@@ -286,4 +287,4 @@ class _Instrumentation:
             record.safely(record.finish)
 
     def _internal_error(self, error: Exception) -> None:
-        (self.client or default_client()).internal_error(error)
+        tell(self.client or default_client(), error)

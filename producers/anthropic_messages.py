@@ -8,6 +8,7 @@ reader, and nothing that the application holds is touched.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
@@ -18,7 +19,7 @@ AWS_EVENT_STREAM: Final = "application/vnd.amazon.eventstream"
 INCOMPLETE: Final = "incomplete_stream"
 """Error of a stream that the server ended without a stop reason; the package raises nothing then."""
 BAD_JSON: Final = "json.decoder.JSONDecodeError"
-"""Error of a stream with an event whose data is not JSON: what the anthropic package raises."""
+"""Error of a message or event that is not JSON: what the anthropic package raises."""
 
 _MAX_AWS_FRAME: Final = 24 * 1024 * 1024
 _AWS_HEADER_SIZES: Final = {0: 0, 1: 0, 2: 1, 3: 2, 4: 4, 5: 8, 8: 8, 9: 16}
@@ -172,31 +173,29 @@ class Answer:
         }
 
     def read_message(self, body: bytes) -> None:
-        """Take in a whole message; anything else leaves the answer as it is."""
-        try:
-            message = _message.decode(body)
-        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-            self.unreadable += 1
-            return
-        self._begin(message)
-        self._final = True
-        if self._keep_text and bytes(message.content):
-            try:
-                self.text = [
-                    block.text or "" for block in _blocks.decode(message.content) if block.type == "text"
-                ]
-            except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-                self.unreadable += 1
+        """Take in a whole message."""
+        self._read(self._document, body)
 
     def read_event(self, event: str, data: bytes) -> None:
         """Take in one event of a stream."""
+        self._read(self._event, event, data)
+
+    def _read(self, step: Callable[..., None], *args: Any) -> None:
         try:
-            self._event(event, data)
-        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-            if isinstance(error, msgspec.ValidationError):
-                self.unreadable += 1
-            elif not self.error:
-                self.error = BAD_JSON
+            step(*args)
+        except msgspec.ValidationError:
+            self.unreadable += 1
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+            self.error = self.error or BAD_JSON
+
+    def _document(self, body: bytes) -> None:
+        message = _message.decode(body)
+        self._begin(message)
+        self._final = True
+        if self._keep_text and bytes(message.content):
+            self.text = [
+                block.text or "" for block in _blocks.decode(message.content) if block.type == "text"
+            ]
 
     def _event(self, event: str, data: bytes) -> None:
         if event == "content_block_delta":

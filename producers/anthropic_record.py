@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from . import diagnostics
 from .anthropic_messages import Answer, BodyReader, prompt_text
 from .anthropic_stream import watch_body
 from .call import error_type
@@ -112,7 +113,7 @@ class Record:
         try:
             step(*args)
         except Exception as error:
-            self._client.internal_error(error)
+            tell(self._client, error)
 
     def _remember(self) -> None:
         if self._answer.id:
@@ -133,6 +134,14 @@ def receipt_of(message: Any) -> str | None:
         ``None`` if the message is not one of the last 4,096 of this process.
     """
     return _receipts.get(message if isinstance(message, str) else str(getattr(message, "id", "")))
+
+
+def tell(client: Client, error: Exception) -> None:
+    """Count and log a bug of ours, whatever the application gave us as an emitter."""
+    try:
+        client.internal_error(error)
+    except Exception as worse:
+        diagnostics.internal_error(worse)
 
 
 def _name(error: BaseException) -> str:
