@@ -11,6 +11,7 @@ from typing import Any, Final
 from kafka import KafkaProducer
 from kafka.errors import KafkaTimeoutError
 from kafka.net.compat import KafkaNetClient
+from kafka.net.inet import KafkaNetSocket
 
 from tidegauge.connection import kafka_python_options
 from tidegauge.settings import Settings
@@ -20,6 +21,24 @@ from .transport import THREAD_PREFIX, Producer
 
 BOOTSTRAP_TIMEOUT: Final = 2.0
 METADATA_TIMEOUT: Final = 1.0
+
+
+class _Socket(KafkaNetSocket):  # type: ignore[misc]
+    """A direct connection that is closed where it fails.
+
+    kafka-python leaves a failed one to the garbage collector (3.0.12): one open file for each try, so that a broker
+    which stays away could use up those of an application that collects rarely. Ways to connect are registered by
+    the scheme of a proxy; this one goes to no proxy.
+    """
+
+    SCHEMES = ("tidegauge-direct",)
+
+    async def sock_connect(self, net: Any, sock: Any, sockaddr: Any, timeout_at: Any = None) -> Any:
+        try:
+            return await super().sock_connect(net, sock, sockaddr, timeout_at=timeout_at)
+        except BaseException:
+            sock.close()
+            raise
 
 
 class _Producer(KafkaProducer):  # type: ignore[misc]
@@ -78,6 +97,7 @@ def make_producer(settings: Settings, delivery_timeout: float) -> Producer:
             reconnect_backoff_max_ms=2_000,
             allow_auto_create_topics=False,
             metrics_enabled=False,
+            proxy_url=f"{_Socket.SCHEMES[0]}://",
             kafka_client=make_client,
         )
     except BaseException:

@@ -285,6 +285,29 @@ def test_with_a_dead_broker_a_call_costs_no_more_and_the_drops_are_counted(tmp_p
     assert statistics.median(costs) < 50e-6
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts open files in /proc")
+def test_tries_to_reach_a_dead_broker_leave_no_file_open(tmp_path: Path) -> None:
+    run(
+        tmp_path,
+        dead_broker_program(
+            """
+            import gc
+            from kafka.errors import KafkaError
+            from tidegauge.producers.kafka_client import make_producer
+            gc.disable()  # as some servers do
+            before = len(os.listdir("/proc/self/fd"))
+            try:
+                make_producer(settings, 10.0)
+            except KafkaError:
+                pass
+            else:
+                raise AssertionError("nobody should have answered")
+            assert len(os.listdir("/proc/self/fd")) <= before + 3
+            """
+        ),
+    )
+
+
 def test_importing_the_sdk_does_not_import_kafka(tmp_path: Path) -> None:
     result = subprocess.run(
         [sys.executable, "-c", "import sys, tidegauge.producers; print('kafka' in sys.modules)"],
