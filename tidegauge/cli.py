@@ -1,6 +1,6 @@
 """The ``tidegauge`` command: finds the subcommand, and turns errors into one clear line and an exit code.
 
-Exit codes: 0 done; 1 a server, file or optional package is missing, or the data are bad; 2 wrong use; 130 interrupted.
+Exit codes: 0 done; 1 a server, file or package is missing, or the data are bad; 2 wrong use; 130 interrupted.
 """
 
 from __future__ import annotations

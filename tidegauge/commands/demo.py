@@ -1,0 +1,198 @@
+"""``tidegauge demo``: broker, worker, traffic and store on this machine, and a live view of what is measured."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from tidegauge.errors import SinkUnavailableError, TidegaugeError, UnavailableError
+from tidegauge.local_stack import LocalStack
+from tidegauge.settings import Settings, load
+from tidegauge.sinks.base import Store
+from tidegauge.sinks.local import LocalStore
+from tidegauge.sinks.query import Row, rows
+from tidegauge.topics import ensure_topics
+
+DATABASE = "tidegauge.db"
+REPLAY_PATIENCE = 120.0
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
+    parser.add_argument("--seconds", type=float, metavar="N", help="end after so long; default at Ctrl-C")
+    parser.add_argument("--plain", action="store_true", help="print lines instead of the live view")
+    parser.add_argument("--data", default="tidegauge-data", metavar="DIR", help="where the store and logs go")
+    parser.add_argument("--replay", metavar="FILE", help="publish this trace instead of made-up traffic")
+    parser.add_argument("--format", metavar="F", help="the trace's format: azure, aider, jsonl or csv")
+    parser.add_argument("--rate", default="30", metavar="R", help="made-up requests per second")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the demo."""
+    if args.replay and not Path(args.replay).is_file():
+        raise UnavailableError(f"no such trace: {args.replay}")
+    data = Path(args.data)
+    database = data / DATABASE
+    with LocalStack(data / "logs") as stack:
+        servers = stack.broker()
+        settings = load(environ={}, overrides={"kafka.bootstrap_servers": servers})
+        for report in ensure_topics(settings):
+            if report.problems and report.state != "ok":
+                print(f"{report.name}: {report.problems[0]}")
+        worker = stack.tidegauge(
+            "worker", "worker", "--bootstrap-servers", servers, "--store", f"sqlite:///{database}"
+        )
+        store = _open(stack, database)
+        try:
+            before = _handled(store)
+            traffic = _traffic(stack, args, servers)
+            with _view(plain=args.plain) as view:
+                if args.replay:
+                    _until_stored(stack, store, view, traffic, settings, before)
+                else:
+                    _until_told(stack, store, view, args.seconds)
+        except KeyboardInterrupt:
+            pass
+        finally:
+            store.close()
+        stack.stop(worker)  # what is still on its way is stored before we say where
+    final = LocalStore(database, readonly=True)
+    try:
+        _summary(final, data)
+    finally:
+        final.close()
+    return 0
+
+
+class View(Protocol):
+    """Shows the newest figures."""
+
+    def show(self, store: Store) -> None:
+        """Read the store and show it."""
+        ...
+
+
+class PlainView:
+    """One line at a time."""
+
+    def show(self, store: Store) -> None:
+        """Print a line."""
+        total = _total(rows(store, "latency"))
+        cost = _total(rows(store, "cost"))
+        p95 = total.get("latency_p95")
+        print(
+            f"{time.strftime('%H:%M:%S')}  requests {total.get('requests', 0)}"
+            f"  errors {total.get('errors', 0)}"
+            f"  p95 {f'{float(p95):.2f} s' if p95 is not None else '–'}"
+            f"  cost ${int(cost.get('cost_nano_usd') or 0) / 1e9:.6f}",
+            flush=True,
+        )
+
+
+@contextmanager
+def _view(*, plain: bool) -> Iterator[View]:
+    if plain:
+        yield PlainView()
+        return
+    from rich.live import Live
+
+    from .demo_view import dashboard
+
+    with Live(auto_refresh=False, transient=True) as live:
+
+        class LiveView:
+            def show(self, store: Store) -> None:
+                live.update(dashboard(store), refresh=True)
+
+        yield LiveView()
+
+
+def _traffic(stack: LocalStack, args: argparse.Namespace, servers: str) -> subprocess.Popen[bytes]:
+    common = ("--bootstrap-servers", servers)
+    if args.replay:
+        flags = ("--format", args.format) if args.format else ()
+        return stack.tidegauge("replay", "replay", args.replay, *flags, "--speed", "max", *common)
+    seconds = () if args.seconds is None else ("--seconds", str(args.seconds))
+    return stack.tidegauge("simulate", "simulate", "--rate", args.rate, *seconds, *common)
+
+
+def _until_told(stack: LocalStack, store: Store, view: View, seconds: float | None) -> None:
+    end = None if seconds is None else time.monotonic() + seconds
+    while end is None or time.monotonic() < end:
+        stack.check()
+        view.show(store)
+        time.sleep(1.0)
+
+
+def _until_stored(
+    stack: LocalStack,
+    store: Store,
+    view: View,
+    traffic: subprocess.Popen[bytes],
+    settings: Settings,
+    before: int,
+) -> None:
+    while traffic.poll() is None:
+        view.show(store)
+        time.sleep(0.5)
+    if traffic.returncode:
+        log = (stack.folder / "replay.log").read_text(errors="replace").strip().splitlines()
+        raise TidegaugeError(log[-1] if log else "the replay failed")
+    published = _records(settings)
+    progress, patience = -1, time.monotonic() + REPLAY_PATIENCE
+    while (handled := _handled(store) - before) < published:
+        stack.check()
+        view.show(store)
+        if handled > progress:
+            progress, patience = handled, time.monotonic() + REPLAY_PATIENCE
+        elif time.monotonic() > patience:
+            raise UnavailableError(f"{handled} of {published} events stored, and no progress")
+        time.sleep(0.5)
+    view.show(store)
+
+
+def _records(settings: Settings) -> int:
+    from kafka import TopicPartition
+
+    from tidegauge.broker import consumer
+
+    with consumer(settings.kafka) as client:
+        parts = [TopicPartition(settings.topics.requests, p) for p in range(settings.topics.partitions)]
+        return sum(client.end_offsets(parts).values())
+
+
+def _open(stack: LocalStack, database: Path) -> LocalStore:
+    deadline = time.monotonic() + 30
+    while True:
+        stack.check()
+        try:
+            store = LocalStore(database, readonly=True)
+            store.check()
+        except SinkUnavailableError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+        else:
+            return store
+
+
+def _handled(store: Store) -> int:
+    return sum(int(row["events"] or 0) for row in rows(store, "intake"))
+
+
+def _total(answer: list[Row]) -> Row:
+    return answer[0] if answer else {}
+
+
+def _summary(store: Store, data: Path) -> None:
+    handled = {str(row["outcome"]): row["events"] for row in rows(store, "intake", by=["outcome"])}
+    told = ", ".join(f"{outcome} {events}" for outcome, events in sorted(handled.items()))
+    print(f"events: {told or 'none'}")
+    print(f"the data are in {data / DATABASE}; ask them with")
+    print(f"  tidegauge query latency --data {data} --by model")
+    print(f"  tidegauge query cost --data {data} --by model --every 1d")
