@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from .call import Call
 from .client import Client
+from .context import Context, context, current_call
 from .default import call, configure, default_client, observe, record, record_feedback
 from .emitter import Emitter
 from .ids import new_event_id, partition_for
@@ -31,12 +32,15 @@ from .stats import EmitterStats
 __all__ = [
     "Call",
     "Client",
+    "Context",
     "Emitter",
     "EmitterStats",
     "MemoryEmitter",
     "Receipt",
     "call",
     "configure",
+    "context",
+    "current_call",
     "decode_receipt",
     "default_client",
     "encode_receipt",

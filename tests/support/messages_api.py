@@ -13,10 +13,13 @@ and Vertex AI's paths are served too, Bedrock's streams as AWS event-stream fram
 
 Tests never need to sleep: a reply with ``hold_after=n`` sends n events (0: nothing, not even the status
 line), sets ``reply.held``, and goes on once the test sets ``reply.release`` or the server stops.
+
+``python -m tests.support.messages_api`` serves short answers until interrupted, to try things without an API key.
 """
 
 from __future__ import annotations
 
+import argparse
 import base64
 import gzip
 import json
@@ -25,6 +28,7 @@ import threading
 import zlib
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self, cast
@@ -65,7 +69,7 @@ _PLATFORM_PATHS = (
 class MessagesAPI:
     """The server, a context manager; see the module's docstring."""
 
-    def __init__(self, responder: Callable[[Request], Reply] | None = None) -> None:
+    def __init__(self, responder: Callable[[Request], Reply] | None = None, *, port: int = 0) -> None:
         self.requests: list[Request] = []
         self.stopping = threading.Event()
         self._responder = responder or (lambda request: message())
@@ -73,7 +77,7 @@ class MessagesAPI:
         self._replies: list[Reply] = []
         self._lock = threading.Lock()
         self._ids = 0
-        self._server = _Server(self)
+        self._server = _Server(self, port)
         self._thread = threading.Thread(
             target=self._server.serve_forever,
             kwargs={"poll_interval": 0.02},
@@ -128,9 +132,9 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, api: MessagesAPI) -> None:
+    def __init__(self, api: MessagesAPI, port: int) -> None:
         self.api = api
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(("127.0.0.1", port), _Handler)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that hung up is part of many tests."""
@@ -245,3 +249,17 @@ class _Handler(BaseHTTPRequestHandler):
     def _end(self) -> None:
         self.wfile.write(b"0\r\n\r\n")
         self.wfile.flush()
+
+
+def main() -> None:
+    """Serve until interrupted."""
+    parser = argparse.ArgumentParser(description="A stand-in for Anthropic's Messages API on 127.0.0.1.")
+    parser.add_argument("--port", type=int, default=8800)
+    with MessagesAPI(port=parser.parse_args().port) as api:
+        print(f"serving the Messages API on {api.url}; end with Ctrl-C", flush=True)  # noqa: T201
+        with suppress(KeyboardInterrupt):
+            threading.Event().wait()
+
+
+if __name__ == "__main__":
+    main()

@@ -57,10 +57,10 @@ def test_the_last_cumulative_usage_counts(
     api: MessagesAPI, recorder: Recorder, client: anthropic.Anthropic
 ) -> None:
     # With server tools the input grows while the model answers.
-    later = {"input_tokens": 900, "cache_read_input_tokens": 40, "output_tokens": 70}
-    api.script(message(usage=usage(10, 5, cache_5m=8), delta_usage=later))
+    later = {"input_tokens": 900, "cache_read_input_tokens": 0, "output_tokens": 70}
+    api.script(message(usage=usage(10, 5, cache_read=40, cache_5m=8), delta_usage=later))
     list(client.messages.create(stream=True, **REQUEST))
-    assert (recorder.event.input_tokens, recorder.event.output_tokens) == (900 + 40 + 8, 70)
+    assert (recorder.event.input_tokens, recorder.event.output_tokens) == (900 + 8, 70)
 
 
 @pytest.mark.parametrize(
