@@ -169,7 +169,9 @@ def test_error_types_carry_the_module_unless_built_in() -> None:
 
     assert error_type(ValueError) == "ValueError"
     assert error_type(asyncio.QueueFull) == "asyncio.queues.QueueFull"
-    assert error_type(InnerError).endswith("test_error_types_carry_the_module_unless_built_in.<locals>.InnerError")
+    assert error_type(InnerError).endswith(
+        "test_error_types_carry_the_module_unless_built_in.<locals>.InnerError"
+    )
 
 
 def test_only_the_first_chunk_counts(client: Client, emitter: MemoryEmitter) -> None:
