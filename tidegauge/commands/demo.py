@@ -40,20 +40,25 @@ def run(args: argparse.Namespace) -> int:
     database = data / DATABASE
     with LocalStack(data / "logs") as stack:
         servers = stack.broker()
-        settings = load(environ={}, overrides={"kafka.bootstrap_servers": servers})
+        # Topics of its own for each run: the broker forgets, the store does not, and progress is read from there.
+        prefix = f"demo-{int(time.time())}."
+        settings = load(environ={}, overrides={"kafka.bootstrap_servers": servers, "topics.prefix": prefix})
         for report in ensure_topics(settings):
             if report.problems and report.state != "ok":
                 print(f"{report.name}: {report.problems[0]}")
         worker = stack.tidegauge(
-            "worker", "worker", "--bootstrap-servers", servers, "--store", f"sqlite:///{database}"
+            "worker",
+            "worker",
+            *_kafka(settings),
+            "--store",
+            f"sqlite:///{database}",
         )
         store = _open(stack, database)
         try:
-            before = _handled(store)
-            traffic = _traffic(stack, args, servers)
+            traffic = _traffic(stack, args, settings)
             with _view(plain=args.plain) as view:
                 if args.replay:
-                    _until_stored(stack, store, view, traffic, settings, before)
+                    _until_stored(stack, store, view, traffic, settings)
                 else:
                     _until_told(stack, store, view, args.seconds)
         except KeyboardInterrupt:
@@ -63,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
         stack.stop(worker)  # what is still on its way is stored before we say where
     final = LocalStore(database, readonly=True)
     try:
-        _summary(final, data)
+        _summary(final, data, settings)
     finally:
         final.close()
     return 0
@@ -112,8 +117,8 @@ def _view(*, plain: bool) -> Iterator[View]:
         yield LiveView()
 
 
-def _traffic(stack: LocalStack, args: argparse.Namespace, servers: str) -> subprocess.Popen[bytes]:
-    common = ("--bootstrap-servers", servers)
+def _traffic(stack: LocalStack, args: argparse.Namespace, settings: Settings) -> subprocess.Popen[bytes]:
+    common = _kafka(settings)
     if args.replay:
         flags = ("--format", args.format) if args.format else ()
         return stack.tidegauge("replay", "replay", args.replay, *flags, "--speed", "max", *common)
@@ -135,7 +140,6 @@ def _until_stored(
     view: View,
     traffic: subprocess.Popen[bytes],
     settings: Settings,
-    before: int,
 ) -> None:
     while traffic.poll() is None:
         view.show(store)
@@ -145,7 +149,7 @@ def _until_stored(
         raise TidegaugeError(log[-1] if log else "the replay failed")
     published = _records(settings)
     progress, patience = -1, time.monotonic() + REPLAY_PATIENCE
-    while (handled := _handled(store) - before) < published:
+    while (handled := _handled(store, settings)) < published:
         stack.check()
         view.show(store)
         if handled > progress:
@@ -181,16 +185,29 @@ def _open(stack: LocalStack, database: Path) -> LocalStore:
             return store
 
 
-def _handled(store: Store) -> int:
-    return sum(int(row["events"] or 0) for row in rows(store, "intake"))
+def _handled(store: Store, settings: Settings) -> int:
+    answer = rows(store, "intake", where={"topic": settings.topics.requests})
+    return sum(int(row["events"] or 0) for row in answer)
+
+
+def _kafka(settings: Settings) -> tuple[str, ...]:
+    return (
+        "--bootstrap-servers",
+        settings.kafka.bootstrap_servers,
+        "--topic-prefix",
+        settings.topics.prefix,
+    )
 
 
 def _total(answer: list[Row]) -> Row:
     return answer[0] if answer else {}
 
 
-def _summary(store: Store, data: Path) -> None:
-    handled = {str(row["outcome"]): row["events"] for row in rows(store, "intake", by=["outcome"])}
+def _summary(store: Store, data: Path, settings: Settings) -> None:
+    mine = {"topic": settings.topics.requests}
+    handled = {
+        str(row["outcome"]): row["events"] for row in rows(store, "intake", by=["outcome"], where=mine)
+    }
     told = ", ".join(f"{outcome} {events}" for outcome, events in sorted(handled.items()))
     print(f"events: {told or 'none'}")
     print(f"the data are in {data / DATABASE}; ask them with")
