@@ -107,13 +107,16 @@ def _table(answer: list[Row], by: list[str], view: str) -> None:
     for name in fields:
         table.add_column(name.replace("_nano_usd", "").replace("_", " "), justify="right")
     for row in answer:
-        table.add_row(*(str(row[b]) for b in by), *(_human(name, row.get(name)) for name in fields))
+        table.add_row(*(str(row[b]) for b in by), *(_human(name, row) for name in fields))
     Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
-def _human(name: str, value: object) -> str:
+def _human(name: str, row: Row) -> str:
+    value = row.get(name)
     if value is None:
         return "–"
+    if name == "cost_nano_usd" and row.get("unpriced_requests") == row.get("requests"):
+        return "unpriced"
     if name.endswith("_nano_usd"):
         return f"${float(str(value)) / 1e9:,.6f}"
     if isinstance(value, float):
