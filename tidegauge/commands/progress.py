@@ -24,6 +24,7 @@ class Progress:
         self._total = total
         self._stack = ExitStack()
         self._begun = self._told = time.monotonic()
+        self._complete = False
         self._bar = _make_bar(what, total, self._stack) if sys.stderr.isatty() else None
 
     def __enter__(self) -> Progress:
@@ -35,9 +36,10 @@ class Progress:
     def __call__(self, count: int) -> None:
         """Tell of the progress."""
         now = time.monotonic()
-        if now - self._told < (LINE_EVERY if self._bar is None else _REDRAW_EVERY) and count != self._total:
+        last = count == self._total and not self._complete
+        if now - self._told < (LINE_EVERY if self._bar is None else _REDRAW_EVERY) and not last:
             return
-        self._told = now
+        self._told, self._complete = now, last
         if self._bar is not None:
             self._bar(count)
             return
