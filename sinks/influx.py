@@ -1,0 +1,308 @@
+"""InfluxDB 2 by its official client: synchronous writes, and every answer turned into the contract of ``base``.
+
+The client's batching writer drops what it cannot send and says so only in its log, so it is not used. On a refusal
+(400: nothing of the request is stored; 422: the good points are) the batch is halved until the guilty points stand
+alone; writing a point again changes nothing, which makes the halves safe to send.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, Final, TypeVar
+from urllib.parse import urlsplit
+
+import urllib3.exceptions
+from influxdb_client import Dialect, InfluxDBClient
+from influxdb_client.client.write_api import SYNCHRONOUS
+from influxdb_client.rest import ApiException
+
+from tidegauge.errors import SinkUnavailableError
+from tidegauge.processors.core.views import MEASUREMENTS
+from tidegauge.settings import InfluxDB
+
+from . import line_protocol
+from .base import FieldValue, Point, Rejection, Store
+
+MAX_POINTS: Final = 5_000
+"""Points in one request; InfluxDB's own advice for the best speed."""
+MAX_RETRY_AFTER: Final = 60.0
+"""Seconds; a longer wait that the server asks for is cut to this."""
+
+_REFUSED: Final = (400, 413, 422)
+_EDGE: Final = 2**63 - 2
+_HINTS: Final = {
+    401: "the token is missing or wrong (setting influxdb.token)",
+    403: "the token may not do this (setting influxdb.token)",
+    404: "no such bucket or organisation, or the token may not see it (settings influxdb.bucket, influxdb.org)",
+}
+_LINE: Final = re.compile(r"unable to parse '.*?': ", re.DOTALL)
+_DROPPED: Final = re.compile(r"dropped[ =](\d+)")
+_DIALECT: Final = Dialect(
+    header=True,
+    delimiter=",",
+    comment_prefix="#",
+    annotations=["group", "datatype"],
+    date_time_format="RFC3339",
+)
+_Line = tuple[Point, bytes]
+T = TypeVar("T")
+
+
+class InfluxStore(Store):
+    """Points in one bucket of an InfluxDB 2.
+
+    Tag values and string fields are stored as ``line_protocol.escape`` spells them, empty tags not at all; reading
+    undoes both for the measurements of ``MEASUREMENTS``, whose dimensions are known.
+
+    Args:
+        settings: where it is, and the token. Nothing is sent before the first call.
+    """
+
+    def __init__(self, settings: InfluxDB) -> None:
+        self._settings = settings
+        # A URL may carry a user's name and password; errors show neither.
+        address = urlsplit(settings.url)
+        self._name = f"InfluxDB at {address.scheme}://{address.netloc.rpartition('@')[2]}"
+        self._client = InfluxDBClient(
+            url=settings.url,
+            token=settings.token.reveal(),
+            org=settings.org,
+            timeout=int(settings.timeout * 1000),
+            enable_gzip=True,
+            verify_ssl=settings.verify_ssl,
+            ssl_ca_cert=settings.ssl_ca_cert or None,
+        )
+        self._writer = self._client.write_api(write_options=SYNCHRONOUS)
+        self._reader = self._client.query_api()
+
+    def check(self) -> None:
+        """See ``Store.check``."""
+        try:
+            self._send(b"\n")
+        except _RefusedError as refused:
+            raise SinkUnavailableError(f"{self._name}: {refused}") from None
+        for _ in self._rows(
+            f"from(bucket: {_quote(self._settings.bucket)}) |> range(start: -1s) |> limit(n: 1)"
+        ):
+            pass
+
+    def write(self, points: Sequence[Point]) -> list[Rejection]:
+        """See ``Store.write``."""
+        lines: list[_Line] = []
+        rejections: list[Rejection] = []
+        for point in points:
+            try:
+                lines.append((point, line_protocol.encode(point).encode()))
+            except ValueError as error:
+                rejections.append(Rejection(point, str(error)))
+        for first in range(0, len(lines), MAX_POINTS):
+            rejections += self._write(lines[first : first + MAX_POINTS])
+        return rejections
+
+    def read(
+        self,
+        measurement: str,
+        start: int | None = None,
+        end: int | None = None,
+        where: Mapping[str, str] | None = None,
+    ) -> Iterator[Point]:
+        """See ``Store.read``. The points are sorted here, in memory: ask for long ranges in parts."""
+        first, after = _nanoseconds(start, -_EDGE), _nanoseconds(end, _EDGE)
+        if first >= after:
+            return
+        stored = MEASUREMENTS.get(measurement)
+        empty: dict[str, str] = dict.fromkeys(stored.view.dimensions, "") if stored else {}
+        found: list[tuple[int, str, Point]] = []
+        for tags, time, fields in self._rows(self._query(measurement, first, after, where or {})):
+            point = Point(measurement, empty | tags, time, fields)
+            found.append((time, json.dumps(point.tags, sort_keys=True, separators=(",", ":")), point))
+        found.sort(key=lambda item: item[:2])
+        for _, _, point in found:
+            yield point
+
+    def close(self) -> None:
+        """See ``Store.close``."""
+        self._client.close()
+
+    def _write(self, lines: Sequence[_Line]) -> list[Rejection]:
+        try:
+            self._send(b"\n".join(line for _, line in lines))
+        except _RefusedError as refused:
+            if refused.status == 400:
+                self._check_request()
+            if len(lines) == 1 or refused.dropped == len(lines):
+                return [Rejection(point, str(refused)) for point, _ in lines]
+            middle = len(lines) // 2
+            return self._write(lines[:middle]) + self._write(lines[middle:])
+        return []
+
+    def _check_request(self) -> None:
+        # Settings that the server refuses (no organisation, say) are a 400 as well, and no point's fault.
+        try:
+            self._send(b"\n")
+        except _RefusedError as refused:
+            raise SinkUnavailableError(f"{self._name}: {refused}") from None
+
+    def _send(self, body: bytes) -> None:
+        self._call(
+            lambda: self._writer.write(self._settings.bucket, self._settings.org, body, write_precision="s")
+        )
+
+    def _query(self, measurement: str, first: int, after: int, where: Mapping[str, str]) -> str:
+        conditions = [f"r._measurement == {_quote(measurement)}"]
+        for name, text in where.items():
+            column = f"r[{_quote(name)}]"
+            conditions.append(
+                f"{column} == {_quote(line_protocol.escape(text))}" if text else f"not exists {column}"
+            )
+        return (
+            f"from(bucket: {_quote(self._settings.bucket)})"
+            f" |> range(start: time(v: {first}), stop: time(v: {after}))"
+            f" |> filter(fn: (r) => {' and '.join(conditions)})"
+            ' |> drop(columns: ["_start", "_stop", "_measurement"])'
+            ' |> pivot(rowKey: ["_time"], columnKey: ["_field"], valueColumn: "_value")'
+        )
+
+    def _rows(self, query: str) -> Iterator[tuple[dict[str, str], int, dict[str, FieldValue]]]:
+        try:
+            text: str = self._call(lambda: self._fetch(query))
+            yield from _parse(csv.reader(io.StringIO(text, newline="")))
+        except (_QueryError, _RefusedError) as error:
+            raise SinkUnavailableError(
+                f"{self._name}: the query failed: {self._public(str(error))}"
+            ) from None
+        except (csv.Error, IndexError, ValueError) as error:
+            raise SinkUnavailableError(
+                f"{self._name}: its answer cannot be read ({type(error).__name__})"
+            ) from None
+
+    def _fetch(self, query: str) -> str:
+        answer = self._reader.query_raw(query, dialect=_DIALECT)
+        try:
+            return bytes(answer.read()).decode()
+        finally:
+            answer.release_conn()
+
+    def _call(self, request: Callable[[], T]) -> T:
+        try:
+            return request()
+        except ApiException as error:
+            status = int(error.status or 0)
+            message = self._public(_message(error.body))
+            if status in _REFUSED:
+                raise _RefusedError(status, message) from None
+            said = _HINTS.get(status) or message or "no reason given"
+            raise SinkUnavailableError(
+                f"{self._name}: {said} [HTTP {status}]" if status else f"{self._name}: TLS failed",
+                _retry_after(error.headers),
+            ) from None
+        except urllib3.exceptions.NewConnectionError:  # to urllib3 a kind of timeout
+            raise SinkUnavailableError(f"{self._name}: cannot be reached") from None
+        except urllib3.exceptions.TimeoutError:
+            raise SinkUnavailableError(
+                f"{self._name}: no answer within {self._settings.timeout:g} s (setting influxdb.timeout)"
+            ) from None
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise SinkUnavailableError(f"{self._name}: cannot be reached ({type(error).__name__})") from None
+        except ValueError:
+            # http.client's own text would show the header that it refuses, token and all.
+            raise SinkUnavailableError(
+                f"{self._name}: the request or its answer is not valid HTTP (settings influxdb.url, .token)"
+            ) from None
+
+    def _public(self, text: str) -> str:
+        token = self._settings.token.reveal()
+        return text.replace(token, "***") if token else text
+
+
+class _RefusedError(Exception):
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message or f"refused [HTTP {status}]")
+        self.status = status
+        found = _DROPPED.findall(message)
+        self.dropped = int(found[-1]) if found and status == 422 else None
+
+
+class _QueryError(Exception):
+    pass
+
+
+def _parse(rows: Iterable[list[str]]) -> Iterator[tuple[dict[str, str], int, dict[str, FieldValue]]]:
+    """Read annotated CSV: https://docs.influxdata.com/influxdb/v2/reference/syntax/annotated-csv/ ."""
+    group: list[str] = []
+    kinds: list[str] = []
+    names: list[str] = []
+    for row in rows:
+        if not row:
+            names = []
+        elif row[0] == "#group":
+            group, names = row, []
+        elif row[0] == "#datatype":
+            kinds, names = row, []
+        elif not names:
+            names = row
+        elif "error" in names:
+            raise _QueryError(row[names.index("error")][:300])
+        else:
+            yield _record(group, kinds, names, row)
+
+
+def _record(
+    group: list[str], kinds: list[str], names: list[str], row: list[str]
+) -> tuple[dict[str, str], int, dict[str, FieldValue]]:
+    tags: dict[str, str] = {}
+    fields: dict[str, FieldValue] = {}
+    time = 0
+    for position in range(3, len(names)):  # after the annotation, the result and the table
+        name, text = names[position], row[position]
+        if name == "_time":
+            time = int(datetime.fromisoformat(text).timestamp())
+        elif not text:
+            continue  # a field that the point does not have; stored text is never empty
+        elif group[position] == "true":
+            tags[name] = line_protocol.unescape(text)
+        else:
+            fields[name] = _read_value(kinds[position], text)
+    return tags, time, fields
+
+
+def _read_value(kind: str, text: str) -> FieldValue:
+    if kind in ("long", "unsignedLong"):
+        return int(text)
+    return float(text) if kind == "double" else line_protocol.unescape(text)
+
+
+def _quote(text: str) -> str:
+    """A Flux string literal; ``${`` would start an expression in one."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("${", "\\${") + '"'
+
+
+def _nanoseconds(seconds: int | None, default: int) -> int:
+    return default if seconds is None else max(-_EDGE, min(_EDGE, seconds * 1_000_000_000))
+
+
+def _message(body: Any) -> str:
+    text = body.decode(errors="replace") if isinstance(body, bytes) else str(body or "")
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        text = str(json.loads(text)["message"])
+    # The server repeats the refused line, which may hold what should not reach a log.
+    return " ".join(_LINE.sub("", text).split())[:300]
+
+
+def _retry_after(headers: Mapping[str, str] | None) -> float | None:
+    text = (headers or {}).get("Retry-After", "")
+    try:
+        seconds = float(text)
+    except ValueError:
+        try:
+            seconds = (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds()
+        except (ValueError, TypeError):
+            return None
+    return max(0.0, min(seconds, MAX_RETRY_AFTER)) if seconds == seconds else None
