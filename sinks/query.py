@@ -33,6 +33,7 @@ def rows(
     start: int | None = None,
     end: int | None = None,
     every: int | None = None,
+    window: int | None = None,
     by: Sequence[str] = (),
     where: Mapping[str, str] | None = None,
 ) -> list[Row]:
@@ -44,6 +45,7 @@ def rows(
         start: first second (Unix) of the range; ``None`` is the beginning.
         end: the second after the range; ``None`` is the end.
         every: seconds in one row, a multiple of the view's pane width; ``None`` is the whole range in one row.
+        window: with ``every``, rolling spans: one of ``window`` seconds ends at each multiple of ``every``.
         by: dimensions to tell apart; all others are merged.
         where: dimensions that must have a value.
 
@@ -57,7 +59,7 @@ def rows(
     stored = MEASUREMENTS.get(view)
     if stored is None:
         raise UsageError(f"no view '{view}'; there are {', '.join(sorted(MEASUREMENTS))}")
-    _check(stored.view, every, [*by, *(where or {})])
+    _check(stored.view, every, window, [*by, *(where or {})])
     groups: dict[tuple[int, tuple[str, ...]], Aggregate] = {}
     span: dict[tuple[str, ...], tuple[int, int]] = {}
     for point in store.read(view, start, end, where):
@@ -69,9 +71,11 @@ def rows(
         if total is None:
             total = groups[bucket, key] = stored.view.empty()
         total.merge(_aggregate(stored.view, stored.measurement, point))
+    if every and window:
+        groups = _roll(groups, stored.view, every, window)
     result: list[Row] = []
     for (bucket, key), total in sorted(groups.items(), key=lambda item: item[0]):
-        time, until = (bucket, bucket + every) if every else span[key]
+        time, until = (bucket, bucket + (window or every)) if every else span[key]
         if not every and start is not None and end is not None:
             time, until = start, end
         fields = stored.view.fields(stored.measurement, total, float(until - time))
@@ -86,19 +90,41 @@ def query(
     start: int | None = None,
     end: int | None = None,
     every: int | None = None,
+    window: int | None = None,
     by: Sequence[str] = (),
     where: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
     """The same as ``rows``, as a frame; ``time`` is a UTC timestamp and counts stay integers."""
     import pandas as pd
 
-    frame = pd.DataFrame(rows(store, view, start=start, end=end, every=every, by=by, where=where))
+    frame = pd.DataFrame(
+        rows(store, view, start=start, end=end, every=every, window=window, by=by, where=where)
+    )
     if not frame.empty:
         frame["time"] = pd.to_datetime(frame["time"], unit="s", utc=True)
     return frame
 
 
-def _check(view: View, every: int | None, dimensions: Sequence[str]) -> None:
+def _roll(
+    steps: dict[tuple[int, tuple[str, ...]], Aggregate], view: View, every: int, window: int
+) -> dict[tuple[int, tuple[str, ...]], Aggregate]:
+    """Spans of ``window`` seconds, by their start, ending at every step from the first to the last with data."""
+    rolled: dict[tuple[int, tuple[str, ...]], Aggregate] = {}
+    for key in dict.fromkeys(key for _, key in steps):
+        starts = [start for start, other in steps if other == key]
+        for end in range(min(starts) + every, max(starts) + every + 1, every):
+            total = view.empty()
+            for start in range(end - window, end, every):
+                if (start, key) in steps:
+                    total.merge(steps[start, key])
+            if any(total.counters):
+                rolled[end - window, key] = total
+    return rolled
+
+
+def _check(view: View, every: int | None, window: int | None, dimensions: Sequence[str]) -> None:
+    if window is not None and (every is None or window <= 0 or window % every):
+        raise UsageError("--window must be a multiple of --every, which it needs")
     if every is not None and (every <= 0 or every % view.width):
         raise UsageError(f"--every must be a multiple of this view's panes of {view.width} s")
     for name in dimensions:

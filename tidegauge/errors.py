@@ -1,13 +1,13 @@
 """Everything tidegauge raises on purpose.
 
-    TidegaugeError
-    ├── UsageError              wrong flags or arguments: exit code 2
-    ├── SettingsError           a setting is wrong: names the setting and what was expected
-    ├── InvalidEventError       a message on the wire is refused: ``reason`` and ``field`` say why
-    ├── UnavailableError        a server, file or optional package is missing: exit code 1
-    │   ├── BrokerUnavailableError
-    │   └── SinkUnavailableError    worth a retry: down, overloaded, or refusing our credentials
-    └── StateError              stored state cannot be trusted; the worker must stop
+TidegaugeError
+├── UsageError              wrong flags or arguments: exit code 2
+├── SettingsError           a setting is wrong: names the setting and what was expected
+├── InvalidEventError       a message on the wire is refused: ``reason`` and ``field`` say why
+├── UnavailableError        a server, file or optional package is missing: exit code 1
+│   ├── BrokerUnavailableError
+│   └── SinkUnavailableError    worth a retry: down, overloaded, or refusing our credentials
+└── StateError              stored state cannot be trusted; the worker must stop
 """
 
 from __future__ import annotations

@@ -29,6 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--to", dest="end", metavar="T", help="the moment after the range")
     parser.add_argument("--last", metavar="D", help="a range that ends now, such as 1h")
     parser.add_argument("--every", metavar="D", help="length of one row, such as 5m")
+    parser.add_argument("--window", metavar="D", help="rolling spans this long, one ending at each --every")
     parser.add_argument("--by", default="", metavar="A,B", help="dimensions to tell apart")
     parser.add_argument("--where", action="append", default=[], metavar="K=V", help="repeatable")
     parser.add_argument("--output", choices=["table", "csv", "json", "parquet"], default="table")
@@ -59,7 +60,8 @@ def run(args: argparse.Namespace) -> int:
     store = open_store(settings_from(args), readonly=True)
     try:
         every = int(parse_duration(args.every)) if args.every else None
-        answer = rows(store, args.view, start=start, end=end, every=every, by=by, where=where)
+        window = int(parse_duration(args.window)) if args.window else None
+        answer = rows(store, args.view, start=start, end=end, every=every, window=window, by=by, where=where)
     finally:
         store.close()
     for row in answer:
