@@ -242,7 +242,12 @@ class Call:
         self.__exit__(kind, error, trace)
 
     def __del__(self) -> None:
-        if not self._done:
+        if self._done:
+            return
+        if self._event.duration is not None:
+            # Stopped, so complete: in a garbage cycle we may be finalised before the block that would finish us.
+            self.finish()
+        else:
             self._client.note(ABANDONED)
 
 
