@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from tidegauge.errors import InvalidEventError
 from tidegauge.schemas.common import MAX_ID_LENGTH
@@ -170,7 +170,7 @@ class Client:
         rating: float | None,
         comment: str | None,
     ) -> bool:
-        scores: list[tuple[str, float]] = []
+        scores: list[tuple[Literal["thumb", "rating"], float]] = []
         if thumb is not None:
             scores.append(("thumb", 1.0 if thumb else -1.0))
         if rating is not None:

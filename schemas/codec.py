@@ -6,8 +6,7 @@ what was expected, never the value, which may be private.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
@@ -15,15 +14,16 @@ import msgspec
 
 from tidegauge.errors import InvalidEventError
 
-from .common import MAX_TIME, SCHEMA_VERSION
+from .common import SCHEMA_VERSION
+from .diagnosis import explain, split_array
+
+__all__ = ["MAX_EVENTS_PER_MESSAGE", "MAX_MESSAGE_BYTES", "Codec", "Refused", "encode", "explain"]
 
 MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
 MAX_EVENTS_PER_MESSAGE: Final = 10_000
 
 T = TypeVar("T")
 _encoder = msgspec.json.Encoder()
-_PATH: Final = re.compile(r" - at `(?:key in )?\$(?P<path>[^`]*)`$")
-_TIME_FIELDS: Final = frozenset({"time", "request_time", "since"})
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ class Codec(Generic[T]):
         self._one = msgspec.json.Decoder(kind)
         self._many = msgspec.json.Decoder(list[kind])  # type: ignore[valid-type]
         self._raw = msgspec.json.Decoder(list[msgspec.Raw])
+        self._rule: Callable[[T], None] | None = getattr(kind, "check", None)
         self.decode_one: Final = self._one.decode
         """The fast path for a message known to be one event; raises msgspec's errors."""
 
@@ -66,7 +67,7 @@ class Codec(Generic[T]):
             try:
                 return (self._check(self._one.decode(message)),), []
             except (msgspec.MsgspecError, InvalidEventError, RecursionError, UnicodeDecodeError) as error:
-                return (), [Refused(None, explain(error), message)]
+                return (), [Refused(None, explain(error, self.kind, message), message)]
         return self._decode_array(message)
 
     def _decode_array(self, message: bytes) -> tuple[Sequence[T], list[Refused]]:
@@ -76,10 +77,13 @@ class Codec(Generic[T]):
                 return [self._check(event) for event in events], []
         except (msgspec.MsgspecError, InvalidEventError, RecursionError, UnicodeDecodeError):
             pass  # found again below, event by event
+        raws: Sequence[msgspec.Raw | bytes] | None
         try:
             raws = self._raw.decode(message)
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-            return (), [Refused(None, explain(error), message)]
+            raws = split_array(message, MAX_EVENTS_PER_MESSAGE)
+            if raws is None:
+                return (), [Refused(None, explain(error), message)]
         if not 0 < len(raws) <= MAX_EVENTS_PER_MESSAGE:
             size = InvalidEventError(
                 "array_size", "", f"an array of 1 to {MAX_EVENTS_PER_MESSAGE} events, got {len(raws)}"
@@ -91,44 +95,16 @@ class Codec(Generic[T]):
             try:
                 good.append(self._check(self._one.decode(raw)))
             except (msgspec.MsgspecError, InvalidEventError, RecursionError, UnicodeDecodeError) as error:
-                refused.append(Refused(index, explain(error), bytes(raw)))
+                refused.append(Refused(index, explain(error, self.kind, bytes(raw)), bytes(raw)))
         return good, refused
 
-    @staticmethod
-    def _check(event: T) -> T:
+    def _check(self, event: T) -> T:
         version: int = getattr(event, "schema_version", SCHEMA_VERSION)
         if version > SCHEMA_VERSION:
             # A newer producer only adds fields within a version; a greater version changes their meaning.
             raise InvalidEventError(
                 "schema_version", "schema_version", f"at most {SCHEMA_VERSION}; upgrade the workers first"
             )
+        if self._rule is not None:
+            self._rule(event)
         return event
-
-
-def explain(error: Exception) -> InvalidEventError:
-    """The error of a refused message in our own terms: reason, field, what was expected."""
-    if isinstance(error, InvalidEventError):
-        return error
-    if isinstance(error, RecursionError):
-        return InvalidEventError("too_deep", "", "less deep nesting")
-    text = str(error)
-    match = _PATH.search(text)
-    field = match["path"].removeprefix("[...]").lstrip(".") if match else ""
-    expected = text[: match.start()] if match else text
-    if not isinstance(error, msgspec.ValidationError):
-        return InvalidEventError("invalid_json", "", f"valid JSON: {_without_values(expected)}")
-    if "missing required field" in expected:
-        missing = re.search(r"missing required field `([^`]+)`", expected)
-        field = missing[1] if missing else field
-        return InvalidEventError("missing_field", field, "is required")
-    if field in _TIME_FIELDS and f"<= {MAX_TIME}" in expected:
-        return InvalidEventError("time_out_of_range", field, "Unix seconds; this looks like milliseconds")
-    if field in _TIME_FIELDS and ("<=" in expected or ">=" in expected):
-        return InvalidEventError("time_out_of_range", field, f"Unix seconds; {_without_values(expected)}")
-    reason = "out_of_range" if re.search(r"[<>]=? ?-?[\d.]|length|out of range", expected) else "wrong_type"
-    return InvalidEventError(reason, field, _without_values(expected))
-
-
-def _without_values(text: str) -> str:
-    # msgspec quotes enum values it did not expect: "Invalid enum value 'x'".
-    return re.sub(r"'[^']*'", "'…'", text)[:200]

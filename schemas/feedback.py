@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
+
+from tidegauge.errors import InvalidEventError
 
 from .common import EventId, Label, SchemaVersion, UnixSeconds
 
@@ -30,7 +32,7 @@ class FeedbackEvent(
     id: EventId
     time: UnixSeconds
     request_id: EventId
-    kind: Annotated[str, Meta(pattern="^(thumb|rating)$")]
+    kind: Literal["thumb", "rating"]
     score: Annotated[float, Meta(ge=-1.0, le=1.0)]
     request_time: UnixSeconds | None = None
     service: Label = ""
@@ -40,3 +42,10 @@ class FeedbackEvent(
     prompt_version: Label = ""
     comment_length: Annotated[int, Meta(ge=0, le=10**9)] = 0
     schema_version: SchemaVersion = 1
+
+    def check(self) -> None:
+        """Raise ``InvalidEventError`` for a score that its kind does not have."""
+        if self.kind == "thumb" and self.score not in (-1.0, 1.0):
+            raise InvalidEventError("out_of_range", "score", "-1 or 1 for a thumb")
+        if self.kind == "rating" and self.score < 0.0:
+            raise InvalidEventError("out_of_range", "score", "0 to 1 for a rating")
