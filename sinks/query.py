@@ -1,28 +1,40 @@
-"""Questions to a store: panes read, merged exactly, and shown as a pandas frame.
+"""Questions to a store: panes read, merged exactly, and shown as rows or as a pandas frame.
 
 Counters are summed as integers and percentiles come from merged sketches, so an hour asked for in one row is as
-exact as its minutes. ``time`` is always the start of the span that a row covers.
+exact as its minutes. Three rules:
+
+- A pane cannot be divided: every pane that overlaps the range counts whole. So a range is taken as if its ends
+  stood at the edges of panes, and the last hour of a view with daily panes is today.
+- ``time`` is always the start of the span that a row covers. Steps (``every``) start at multiples of their length
+  since the Unix epoch; they share out the range, so the first and the last may be cut by its ends.
+- A rolling window (``window``) ends with each step of the range and is read in full, also before the range.
+
+Rates per second are over the seconds that a row's span has in common with the range. A bound that is not given is
+that of the data. Long ranges read fastest from the views of hourly panes, ``latency_1h`` and ``cost_1h``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from tidegauge.errors import UsageError
+from tidegauge.errors import StateError, UsageError
 from tidegauge.processors.core.aggregate import Aggregate
 from tidegauge.processors.core.sketch import Sketch
-from tidegauge.processors.core.views import MEASUREMENTS, FieldValue, Measurement, View
+from tidegauge.processors.core.views import MEASUREMENTS, FieldValue, Stored
 from tidegauge.schemas.pane import SketchSnapshot
 
 from .base import Point, Store
+from .windows import SlidingWindow
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Row = dict[str, FieldValue | None]
+_Key = tuple[str, ...]
 _decode_sketch = msgspec.json.Decoder(SketchSnapshot).decode
 
 
@@ -42,45 +54,52 @@ def rows(
     Args:
         store: where to read.
         view: a measurement's name, such as latency, cost or guardrails.
-        start: first second (Unix) of the range; ``None`` is the beginning.
-        end: the second after the range; ``None`` is the end.
-        every: seconds in one row, a multiple of the view's pane width; ``None`` is the whole range in one row.
-        window: with ``every``, rolling spans: one of ``window`` seconds ends at each multiple of ``every``.
+        start: first second (Unix) of the range; ``None`` is the start of the first pane.
+        end: the second after the range; ``None`` is the end of the last pane.
+        every: seconds in one step, a multiple of the view's pane width; ``None`` is the whole range in one row.
+        window: seconds of a rolling window, a multiple of ``every``; ``None`` is no longer than a step.
         by: dimensions to tell apart; all others are merged.
         where: dimensions that must have a value.
 
     Returns:
-        Rows in order of time, then of the dimensions: ``time`` (Unix seconds), the dimensions, the fields.
+        Rows in order of time, then of the dimensions: ``time`` (Unix seconds), the dimensions, the fields in the
+        units of the stored ones. All rows have the same fields; one without a value (a percentile of nothing)
+        is ``None``. Steps without a pane have no row.
 
     Raises:
-        UsageError: no such view or dimension, or a width that panes do not fit.
+        UsageError: no such view or dimension, a length that panes do not fit, or an empty range.
+        StateError: a stored pane's counters or sketches cannot be read.
         SinkUnavailableError: the store does not answer.
     """
-    stored = MEASUREMENTS.get(view)
-    if stored is None:
-        raise UsageError(f"no view '{view}'; there are {', '.join(sorted(MEASUREMENTS))}")
-    _check(stored.view, every, window, [*by, *(where or {})])
-    groups: dict[tuple[int, tuple[str, ...]], Aggregate] = {}
-    span: dict[tuple[str, ...], tuple[int, int]] = {}
-    for point in store.read(view, start, end, where):
-        key = tuple(point.tags.get(name, "") for name in by)
-        first, _ = span.get(key, (point.time, 0))
-        span[key] = (first, point.time + stored.view.width)
-        bucket = point.time - point.time % every if every else 0
-        total = groups.get((bucket, key))
-        if total is None:
-            total = groups[bucket, key] = stored.view.empty()
-        total.merge(_aggregate(stored.view, stored.measurement, point))
-    if every and window:
-        groups = _roll(groups, stored.view, every, window)
-    result: list[Row] = []
-    for (bucket, key), total in sorted(groups.items(), key=lambda item: item[0]):
-        time, until = (bucket, bucket + (window or every)) if every else span[key]
-        if not every and start is not None and end is not None:
-            time, until = start, end
-        fields = stored.view.fields(stored.measurement, total, float(until - time))
-        result.append({"time": time, **dict(zip(by, key, strict=True)), **fields})
-    return result
+    stored = _stored(view)
+    by = list(dict.fromkeys(by))
+    _check(stored, start, end, every, window, [*by, *(where or {})])
+    span = _Span(stored.view.width, start, end, every, (window or every or 0) - (every or 0))
+    steps = _merge(stored, span, store.read(view, span.first, end, where), by)
+    result: list[tuple[int, _Key, dict[str, FieldValue]]] = []
+    for key, panes in steps.items():
+        for time, total in _roll(stored, span, panes):
+            result.append((time, key, stored.view.fields(stored.measurement, total, span.seconds(time))))
+    result.sort(key=lambda row: row[:2])
+    names = dict.fromkeys(columns(view, by))
+    for _, _, fields in result:
+        names |= dict.fromkeys(fields)
+    return [
+        {**names, "time": time, **dict(zip(by, key, strict=True)), **fields} for time, key, fields in result
+    ]
+
+
+def columns(view: str, by: Sequence[str] = ()) -> list[str]:
+    """Names in the rows of a view, whatever is stored; fields derived from others may join them.
+
+    Raises:
+        UsageError: no such view.
+    """
+    stored = _stored(view)
+    probe = stored.view.empty()
+    for sketch in probe.sketches:
+        sketch.add(0)
+    return list(dict.fromkeys(["time", *by, *stored.view.fields(stored.measurement, probe)]))
 
 
 def query(
@@ -94,51 +113,171 @@ def query(
     by: Sequence[str] = (),
     where: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
-    """The same as ``rows``, as a frame; ``time`` is a UTC timestamp and counts stay integers."""
+    """The same as ``rows``, as a frame: see ``frame`` for its types."""
+    found = rows(store, view, start=start, end=end, every=every, window=window, by=by, where=where)
+    return frame(view, found, by)
+
+
+def frame(view: str, found: Sequence[Row], by: Sequence[str] = ()) -> pd.DataFrame:
+    """Rows as a frame: ``time`` a UTC timestamp, counts int64, all other fields float64 with NaN for none."""
     import pandas as pd
 
-    frame = pd.DataFrame(
-        rows(store, view, start=start, end=end, every=every, window=window, by=by, where=where)
-    )
-    if not frame.empty:
-        frame["time"] = pd.to_datetime(frame["time"], unit="s", utc=True)
-    return frame
+    measurement = _stored(view).measurement
+    names = list(found[0]) if found else columns(view, by)
+    whole = {*measurement.counters, *(f"{d.name}_count" for d in measurement.distributions)}
+    data: dict[str, pd.Series] = {}
+    for name in names:
+        values = [row[name] for row in found]
+        if name == "time":
+            data[name] = pd.to_datetime(pd.Series(values, dtype="int64"), unit="s", utc=True)
+        elif name in by:
+            data[name] = pd.Series(values, dtype="str")
+        elif name in whole:
+            data[name] = pd.Series(values, dtype="int64" if _fits(values) else "object")
+        else:
+            data[name] = pd.Series(values, dtype="float64")
+    return pd.DataFrame(data, columns=names)
 
 
-def _roll(
-    steps: dict[tuple[int, tuple[str, ...]], Aggregate], view: View, every: int, window: int
-) -> dict[tuple[int, tuple[str, ...]], Aggregate]:
-    """Spans of ``window`` seconds, by their start, ending at every step from the first to the last with data."""
-    rolled: dict[tuple[int, tuple[str, ...]], Aggregate] = {}
-    for key in dict.fromkeys(key for _, key in steps):
-        starts = [start for start, other in steps if other == key]
-        for end in range(min(starts) + every, max(starts) + every + 1, every):
-            total = view.empty()
-            for start in range(end - window, end, every):
-                if (start, key) in steps:
-                    total.merge(steps[start, key])
-            if any(total.counters):
-                rolled[end - window, key] = total
-    return rolled
+def _fits(values: Sequence[FieldValue | None]) -> bool:
+    return all(isinstance(value, int) and abs(value) < 2**63 for value in values)
 
 
-def _check(view: View, every: int | None, window: int | None, dimensions: Sequence[str]) -> None:
+@dataclass
+class _Span:
+    """The range that is asked for. ``back`` is how far windows reach before it, in seconds."""
+
+    width: int
+    start: int | None
+    end: int | None
+    every: int | None
+    back: int
+
+    def __post_init__(self) -> None:
+        self.first: int | None = None
+        if self.start is not None:
+            # Windows are whole, so theirs is the whole first step.
+            edge = self.every if self.every and self.back else self.width
+            self.first = self.start - self.start % edge - self.back
+        self.last: int | None = None if self.end is None else self.end + -self.end % self.width
+
+    def meet(self, time: int) -> None:
+        """Take a pane's time into a bound that was not given."""
+        if self.start is None and (self.first is None or time < self.first):
+            self.first = time
+        if self.end is None and (self.last is None or time + self.width > self.last):
+            self.last = time + self.width
+
+    def step(self, time: int) -> int:
+        """The start of the step that a moment belongs to, or of the whole range; panes come in order of time."""
+        if self.every:
+            return time - time % self.every
+        assert self.first is not None
+        return self.first
+
+    def seconds(self, time: int) -> float:
+        """What a row's span, from ``time`` on, and the range have in common."""
+        assert self.first is not None
+        assert self.last is not None
+        until = min(time + self.every + self.back, self.last) if self.every else self.last
+        return float(until - max(time, self.first))
+
+
+def _merge(
+    stored: Stored, span: _Span, points: Iterator[Point], by: Sequence[str]
+) -> dict[_Key, dict[int, Aggregate]]:
+    read = _Reader(stored)
+    steps: dict[_Key, dict[int, Aggregate]] = {}
+    for point in points:
+        span.meet(point.time)
+        groups = steps.setdefault(tuple(point.tags.get(name, "") for name in by), {})
+        pane, step = read(point), span.step(point.time)
+        if step in groups:
+            groups[step].merge(pane)
+        else:
+            groups[step] = pane
+    return steps
+
+
+def _roll(stored: Stored, span: _Span, steps: dict[int, Aggregate]) -> Iterator[tuple[int, Aggregate]]:
+    """Yields spans by their start: the steps themselves, or windows that end with each of them."""
+    if not span.every or not span.back:
+        yield from steps.items()
+        return
+    rolling = SlidingWindow(stored.view)
+    waiting = sorted(steps.items(), reverse=True)
+    newest = waiting[0][0]
+    if span.end is not None:
+        newest = span.step(span.end - 1)  # what has been goes on to count until it is a window old
+    time = waiting[-1][0]
+    while time <= newest:
+        if waiting and waiting[-1][0] == time:
+            rolling.push(*waiting.pop())
+        rolling.expire(time - span.back)
+        total = rolling.total()
+        if total is not None:
+            if span.start is None or time >= span.step(span.start):
+                yield time - span.back, total
+            time += span.every
+        elif waiting:
+            time = waiting[-1][0]  # over a gap in the data, of whatever length
+        else:
+            return
+
+
+class _Reader:
+    """Makes aggregates of the points of one measurement."""
+
+    def __init__(self, stored: Stored) -> None:
+        self._stored = stored
+        view, measurement = stored.view, stored.measurement
+        self._counters = [(view.counters.index(name), name) for name in measurement.counters]
+        self._sketches = [(view.distributions.index(d), d.name) for d in measurement.distributions]
+
+    def __call__(self, point: Point) -> Aggregate:
+        aggregate = self._stored.view.empty()
+        fields = point.fields
+        try:
+            for position, name in self._counters:
+                # A counter that a pane lacks was added to the view after the pane was stored.
+                aggregate.counters[position] = int(fields.get(name, 0))
+            for position, name in self._sketches:
+                text = fields.get(f"{name}_sketch")
+                if text is not None:
+                    aggregate.sketches[position] = Sketch.restore(_decode_sketch(str(text)))
+                elif fields.get(f"{name}_count"):
+                    raise ValueError(name)
+        except (ValueError, msgspec.MsgspecError):
+            raise StateError(
+                f"the pane of {point.measurement} at {point.time} (Unix seconds) cannot be read:"
+                " its counters or sketches are missing or damaged"
+            ) from None
+        return aggregate
+
+
+def _stored(view: str) -> Stored:
+    stored = MEASUREMENTS.get(view)
+    if stored is None:
+        raise UsageError(f"no view '{view}'; there are {', '.join(sorted(MEASUREMENTS))}")
+    return stored
+
+
+def _check(
+    stored: Stored,
+    start: int | None,
+    end: int | None,
+    every: int | None,
+    window: int | None,
+    dimensions: Sequence[str],
+) -> None:
+    if every is not None and (every <= 0 or every % stored.view.width):
+        raise UsageError(
+            f"--every must be a multiple of this view's panes of {stored.view.width} s, not {every} s"
+        )
     if window is not None and (every is None or window <= 0 or window % every):
         raise UsageError("--window must be a multiple of --every, which it needs")
-    if every is not None and (every <= 0 or every % view.width):
-        raise UsageError(f"--every must be a multiple of this view's panes of {view.width} s")
+    if start is not None and end is not None and start >= end:
+        raise UsageError("the range must start before it ends")
     for name in dimensions:
-        if name not in view.dimensions:
-            raise UsageError(f"no dimension '{name}' here; there are {', '.join(view.dimensions)}")
-
-
-def _aggregate(view: View, measurement: Measurement, point: Point) -> Aggregate:
-    counters = [0] * len(view.counters)
-    for name in measurement.counters:
-        value = point.fields.get(name, 0)
-        counters[view.counters.index(name)] = int(value)
-    sketches = []
-    for distribution in view.distributions:
-        text = point.fields.get(f"{distribution.name}_sketch")
-        sketches.append(Sketch.restore(_decode_sketch(str(text))) if text else Sketch())
-    return Aggregate(counters, sketches)
+        if name not in stored.view.dimensions:
+            raise UsageError(f"no dimension '{name}' here; there are {', '.join(stored.view.dimensions)}")
