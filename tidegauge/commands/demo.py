@@ -54,17 +54,21 @@ def run(args: argparse.Namespace) -> int:
             f"sqlite:///{database}",
         )
         store = _open(stack, database)
+        print("starting: broker, worker and traffic are up in about ten seconds", flush=True)
+        traffic = None
         try:
             traffic = _traffic(stack, args, settings)
             with _view(plain=args.plain) as view:
                 if args.replay:
                     _until_stored(stack, store, view, traffic, settings)
                 else:
-                    _until_told(stack, store, view, args.seconds)
+                    _until_told(stack, store, view, settings, args.seconds)
         except KeyboardInterrupt:
             pass
         finally:
             store.close()
+        if traffic is not None:
+            stack.stop(traffic)
         stack.stop(worker)  # what is still on its way is stored before we say where
     final = LocalStore(database, readonly=True)
     try:
@@ -122,11 +126,15 @@ def _traffic(stack: LocalStack, args: argparse.Namespace, settings: Settings) ->
     if args.replay:
         flags = ("--format", args.format) if args.format else ()
         return stack.tidegauge("replay", "replay", args.replay, *flags, "--speed", "max", *common)
-    seconds = () if args.seconds is None else ("--seconds", str(args.seconds))
-    return stack.tidegauge("simulate", "simulate", "--rate", args.rate, *seconds, *common)
+    return stack.tidegauge("simulate", "simulate", "--rate", args.rate, *common)
 
 
-def _until_told(stack: LocalStack, store: Store, view: View, seconds: float | None) -> None:
+def _until_told(
+    stack: LocalStack, store: Store, view: View, settings: Settings, seconds: float | None
+) -> None:
+    while not _handled(store, settings):  # the time asked for begins with the first event that is stored
+        stack.check()
+        time.sleep(0.2)
     end = None if seconds is None else time.monotonic() + seconds
     while end is None or time.monotonic() < end:
         stack.check()
