@@ -42,7 +42,7 @@ class PaneBatch(msgspec.Struct, frozen=True, tag="panes", tag_field="type"):
     """Snapshots of one source partition, published together.
 
     ``epoch`` is the first source offset of the epoch, ``last`` the last one folded in, ``watermark`` the greatest
-    event time seen in the source partition (Unix seconds; 0 before the first event).
+    event time (Unix seconds) up to which all views' panes have been published with this message; 0: not known.
     """
 
     topic: str

@@ -18,8 +18,13 @@ DAY = 86_400
 
 
 class Admitted(msgspec.Struct, frozen=True):
-    """Keys admitted on one event-time day (days since the Unix epoch), by family, during one epoch."""
+    """Keys admitted on one event-time day (days since the Unix epoch), by family, during one epoch.
 
+    ``epoch`` is the first source offset of that epoch: with ``day`` it names the value for ever, whatever other
+    epochs' admissions are stored along with it.
+    """
+
+    epoch: int
     day: int
     keys: dict[str, list[tuple[str, ...]]]
 
@@ -72,9 +77,9 @@ class Admission:
         self._new.setdefault(day, {}).setdefault(family, []).append(key)
         return key
 
-    def seal(self, horizon: float) -> list[Admitted]:
+    def seal(self, epoch: int, horizon: float) -> list[Admitted]:
         """End an epoch: return its admissions, and forget the days that end before ``horizon`` (Unix seconds)."""
-        new = [Admitted(day, keys) for day, keys in self._new.items()]
+        new = [Admitted(epoch, day, keys) for day, keys in self._new.items()]
         self._new = {}
         for day in [day for day in self._days if (day + 1) * DAY <= horizon]:
             del self._days[day]

@@ -23,7 +23,7 @@ class _Cell:
     def __init__(self, key: Key) -> None:
         self.key = key
         self.aggregate = REQUESTS.empty()
-        self.guardrails: dict[Key, list[int]] = {}
+        self.guardrails: dict[Key, tuple[Key, list[int]]] = {}
 
 
 class Fold:
@@ -105,7 +105,7 @@ class Fold:
         if event.time_to_first_chunk is not None:
             first_chunk.add(round(event.time_to_first_chunk * _NANO))
         if event.guardrails:
-            self._add_guardrails(cell, event)
+            self._add_guardrails(cell, event, minute // 1440)
         if event.user:
             self._add_user(event, inputs, outputs, cost, unpriced)
 
@@ -161,13 +161,15 @@ class Fold:
         c[16 if event.usage_estimated or unit.inferred else 15] += 1
         return cost[0], False
 
-    @staticmethod
-    def _add_guardrails(cell: _Cell, event: RequestEvent) -> None:
+    def _add_guardrails(self, cell: _Cell, event: RequestEvent, day: int) -> None:
         for result in event.guardrails:
             key = (result.name, result.stage, result.action, result.version)
-            counts = cell.guardrails.get(key)
-            if counts is None:
-                counts = cell.guardrails[key] = [0, 0, 0, 0, 0]
+            entry = cell.guardrails.get(key)
+            if entry is None:
+                # Admitted here and not at the flush: who comes first must be the log's decision.
+                admitted = self._admission.admit("guardrails", day, (cell.key[0], *key, *cell.key[4:]))
+                entry = cell.guardrails[key] = (admitted, [0, 0, 0, 0, 0])
+            counts = entry[1]
             counts[0] += 1
             counts[1] += result.triggered
             counts[2] += result.status == "error"
@@ -195,9 +197,7 @@ class Fold:
                 self._merge(REQUESTS_HOURLY, hour, cell.key, cell.aggregate)
                 self._merge(COST_DAILY, day, cell.key[:5], Aggregate(cell.aggregate.counters, []))
                 self._merge(REQUESTS, start, cell.key, cell.aggregate)
-                for (name, stage, action, version), counts in cell.guardrails.items():
-                    key = (cell.key[0], name, stage, action, version, *cell.key[4:])
-                    key = self._admission.admit("guardrails", day // DAY, key)
+                for key, counts in cell.guardrails.values():
                     self._merge(GUARDRAILS, start, key, Aggregate(counts, []))
         for (day, key), counts in self._users.items():
             self._merge(USERS_DAILY, day * DAY, key, Aggregate(counts, []))

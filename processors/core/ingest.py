@@ -120,6 +120,7 @@ class Ingest:
         self._previous = checkpoint.previous
         self._last = -1
         self._watermark = checkpoint.watermark
+        self._complete = checkpoint.watermark
         self._epoch_events = 0
         self._epoch_clock = 0
         self._ids: set[str] = set()
@@ -186,6 +187,7 @@ class Ingest:
             now: any steadily growing seconds; paces the wide panes, decides no figure.
         """
         panes = self._fold.snapshots(now)
+        self._note_complete()
         batches, self._sealed = self._sealed, []
         if panes:
             batches.append(self._batch(panes))
@@ -208,7 +210,13 @@ class Ingest:
     _watermark_at_epoch = 0.0
 
     def _batch(self, panes: list[PaneSnapshot]) -> PaneBatch:
-        return PaneBatch(self.topic, self.partition, self._epoch, self._last, self._watermark, panes)
+        return PaneBatch(self.topic, self.partition, self._epoch, self._last, self._complete, panes)
+
+    def _note_complete(self) -> None:
+        # Announced is only what holds for every view: were it the newest, the second stage would give up wide panes
+        # that still wait here for their turn.
+        if not self._fold.pending:
+            self._complete = self._watermark
 
     def _remember(self, record: Record) -> None:
         events, _ = self._codec.decode(record.value)
@@ -273,9 +281,10 @@ class Ingest:
 
     def _seal(self, offset: int) -> None:
         panes = self._fold.seal()
+        self._note_complete()
         if panes:
             self._sealed.append(self._batch(panes))
-        self._admitted += self._admission.seal(self._watermark - self._config.allowed_lateness)
+        self._admitted += self._admission.seal(self._epoch, self._watermark - self._config.allowed_lateness)
         self._previous, self._epoch = self._epoch, offset
         self._epoch_events = 0
         self._old_ids, self._ids = self._ids, set()

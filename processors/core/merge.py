@@ -59,13 +59,17 @@ class Merge:
 
     Args:
         horizon: seconds that a pane is kept after its end, measured by the slowest source partition's watermark.
+        sources: source partitions there are; before all of them were heard of, the slowest is not known.
+        evicted: an earlier life's ``evicted``; without it a repeat of a pane given up would begin it anew, and
+            what is left of it would replace the whole in the store.
     """
 
-    def __init__(self, horizon: float) -> None:
+    def __init__(self, horizon: float, sources: int = 1, evicted: float = 0.0) -> None:
         self._horizon = horizon
+        self._sources = sources
         self._panes: dict[tuple[str, int], dict[Key, PaneState]] = {}
         self._watermarks: dict[tuple[str, int], float] = {}
-        self._evicted: float = 0.0
+        self._evicted = evicted
         self._dirty: dict[tuple[str, int, Key], None] = {}
         self._unsaved: dict[tuple[str, int, int], None] = {}
         self.late_panes = 0
@@ -73,6 +77,11 @@ class Merge:
 
     def __len__(self) -> int:
         return sum(map(len, self._panes.values()))
+
+    @property
+    def evicted(self) -> float:
+        """Panes that end by then (Unix seconds) were given up; store it before their shards are deleted."""
+        return self._evicted
 
     @property
     def backlog(self) -> int:
@@ -117,7 +126,7 @@ class Merge:
 
     def evict(self) -> Iterator[str]:
         """Give up panes that no event in time can reach any more; yields the names of their shards."""
-        if not self._watermarks:
+        if len(self._watermarks) < self._sources:
             return
         self._evicted = max(self._evicted, min(self._watermarks.values()) - self._horizon)
         waiting = {(view, start) for view, start, _ in self._dirty}

@@ -125,7 +125,7 @@ class Ingesting:
                 )
             await asyncio.gather(*futures)
             entries: list[tuple[bytes, int, bytes | None]] = [
-                (_ADMITTED + f"{out.checkpoint.epoch}/{a.day}".encode(), out.checkpoint.last, encode(a))
+                (_ADMITTED + f"{a.epoch}/{a.day}".encode(), out.checkpoint.last, encode(a))
                 for a in out.admitted
             ]
             await asyncio.gather(*await self._table.write(partition, entries))
@@ -141,7 +141,11 @@ class Ingesting:
         for partition in range(self._topics.partitions):
             panes = routed.get(partition, [])
             for i in range(0, max(1, len(panes)), PANES_PER_MESSAGE):
-                part = msgspec.structs.replace(batch, panes=panes[i : i + PANES_PER_MESSAGE])
+                # Only the last part may say how far the source is: panes of the parts after it would be too late.
+                watermark = batch.watermark if i + PANES_PER_MESSAGE >= len(panes) else 0.0
+                part = msgspec.structs.replace(
+                    batch, panes=panes[i : i + PANES_PER_MESSAGE], watermark=watermark
+                )
                 futures.append(await self._send(self._topics.panes, partition, part))
         return futures
 

@@ -29,6 +29,13 @@ _POINTS_PER_WRITE: Final = 5_000
 _MAX_RETRY_WAIT: Final = 30.0
 
 
+class Progress(msgspec.Struct, frozen=True):
+    """How far a panes partition is: the next offset, and what was given up (see ``Merge.evicted``)."""
+
+    position: int
+    evicted: float
+
+
 def points(view: View, start: int, key: Key, aggregate: Aggregate) -> list[Point]:
     """The points of one pane, one for each measurement of its view."""
     tags = dict(zip(view.dimensions, key, strict=True))
@@ -65,13 +72,17 @@ class Merging:
 
     def restore(self, partition: int, values: dict[bytes, bytes], earliest: int) -> int:
         """Take over a partition and return where to read it from; see ``Ingesting.restore``."""
-        merge = Merge(self._settings.worker.allowed_lateness)
+        worker = self._settings.worker
+        raw = values.get(_POSITION)
+        progress = msgspec.json.decode(raw, type=Progress) if raw else Progress(earliest, 0.0)
+        # Intake panes are of Kafka's time, which the watermark may be ahead of by the tolerance.
+        horizon = max(worker.allowed_lateness, worker.future_tolerance)
+        merge = Merge(horizon, self._settings.topics.partitions, progress.evicted)
         merge.restore(
             msgspec.json.decode(value, type=Shard) for key, value in values.items() if key.startswith(_PANE)
         )
-        raw = values.get(_POSITION)
         self._merges[partition] = merge
-        self._positions[partition] = max(earliest, int(raw)) if raw else earliest
+        self._positions[partition] = max(earliest, progress.position)
         return self._positions[partition]
 
     def position(self, partition: int) -> int | None:
@@ -127,12 +138,15 @@ class Merging:
             entries: list[tuple[bytes, int, bytes | None]] = [
                 (_PANE + name.encode(), version, encode(shard)) for name, shard in merge.unsaved()
             ]
-            entries += [(_PANE + name.encode(), version, None) for name in merge.evict()]
-            if not entries:
+            gone: list[tuple[bytes, int, bytes | None]] = [
+                (_PANE + name.encode(), version, None) for name in merge.evict()
+            ]
+            if not entries and not gone:
                 continue
-            await asyncio.gather(*await self._table.write(partition, entries))
-            progress = (_POSITION, position, str(position).encode())
-            await asyncio.gather(*await self._table.write(partition, [progress]))
+            progress = (_POSITION, position, encode(Progress(position, merge.evicted)))
+            # In this order: panes before the position that skips them, and what was given up before it is gone.
+            for step in (entries, [progress], gone):
+                await asyncio.gather(*await self._table.write(partition, step))
 
     def close(self) -> None:
         """Wait for the write in flight and close the store."""
