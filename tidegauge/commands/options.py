@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import re
+from datetime import UTC, datetime
 
 from tidegauge.errors import UsageError
+from tidegauge.schemas.common import MAX_TIME
 from tidegauge.settings import Settings, load
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
@@ -42,3 +44,18 @@ def parse_duration(text: str) -> float:
     if not parts or "".join(n + u for n, u in parts) != text:
         raise UsageError(f"'{text}' is no duration; write it as 30s, 5m, 1h30m or 7d")
     return sum(float(n) * _UNITS[u] for n, u in parts)
+
+
+def parse_time(text: str, flag: str) -> float:
+    """Unix seconds of an RFC 3339 time, a date (both in UTC unless they say) or Unix seconds."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        try:
+            moment = datetime.fromisoformat(text)
+        except ValueError:
+            raise UsageError(f"{flag} {text}: expected RFC 3339, a date, or Unix seconds") from None
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    if not 0 <= seconds <= MAX_TIME:
+        raise UsageError(f"{flag} {text}: expected Unix seconds, not milliseconds")
+    return seconds
