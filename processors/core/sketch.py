@@ -74,7 +74,7 @@ class Sketch:
         return self.quantiles((q,))[0]
 
     def quantiles(self, qs: Iterable[float]) -> list[float | None]:
-        """Several quantiles at the cost of one walk; ``qs`` must ascend."""
+        """Several quantiles at the cost of one walk."""
         wanted = list(qs)
         if self.count == 0:
             return [None] * len(wanted)
@@ -82,17 +82,18 @@ class Sketch:
         for q in wanted:
             position = q * (self.count - 1)
             ranks += (floor(position), ceil(position))
-        estimates = self._at_ranks(ranks)
+        # Among few values two quantiles lie between the same ranks: the walk must not have to turn back.
+        estimates = self._at_ranks(sorted(set(ranks)))
         results: list[float | None] = []
-        for i, q in enumerate(wanted):
+        for q in wanted:
             position = q * (self.count - 1)
-            low, high = estimates[2 * i], estimates[2 * i + 1]
+            low, high = estimates[floor(position)], estimates[ceil(position)]
             results.append(low + (high - low) * (position - floor(position)))
         return results
 
-    def _at_ranks(self, ranks: list[int]) -> list[float]:
+    def _at_ranks(self, ranks: list[int]) -> dict[int, float]:
         ordered = sorted(self.buckets.items())
-        estimates: list[float] = []
+        estimates: dict[int, float] = {}
         i = -1
         seen = self.zeros
         value = 0.0
@@ -102,11 +103,11 @@ class Sketch:
                 seen += ordered[i][1]
                 value = 2 * GAMMA ** ordered[i][0] / (GAMMA + 1)
             if rank == 0:
-                estimates.append(float(self.minimum))
+                estimates[rank] = float(self.minimum)
             elif rank == self.count - 1:
-                estimates.append(float(self.maximum))
+                estimates[rank] = float(self.maximum)
             else:
-                estimates.append(min(max(value, self.minimum), self.maximum))
+                estimates[rank] = min(max(value, self.minimum), self.maximum)
         return estimates
 
     def snapshot(self) -> SketchSnapshot:
