@@ -31,7 +31,7 @@ def imported(source: str) -> Iterator[str]:
 
 
 def test_the_search_sees_all_ways_to_import() -> None:
-    source = "import schemas.codec\nfrom sinks import base\ndef f():\n    import a, producers\nfrom . import processors"
+    source = "import schemas.x\nfrom sinks import base\ndef f():\n    import a, producers\nfrom . import processors"
     assert list(imported(source)) == ["schemas", "sinks", "a", "producers"]
 
 
