@@ -71,9 +71,9 @@ def rows(
         StateError: a stored pane's counters or sketches cannot be read.
         SinkUnavailableError: the store does not answer.
     """
-    stored = _stored(view)
     by = list(dict.fromkeys(by))
-    _check(stored, start, end, every, window, [*by, *(where or {})])
+    check(view, start=start, end=end, every=every, window=window, by=by, where=where)
+    stored = _stored(view)
     span = _Span(stored.view.width, start, end, every, (window or every or 0) - (every or 0))
     steps = _merge(stored, span, store.read(view, span.first, end, where), by)
     result: list[tuple[int, _Key, dict[str, FieldValue]]] = []
@@ -87,6 +87,29 @@ def rows(
     return [
         {**names, "time": time, **dict(zip(by, key, strict=True)), **fields} for time, key, fields in result
     ]
+
+
+def check(
+    view: str,
+    *,
+    start: int | None = None,
+    end: int | None = None,
+    every: int | None = None,
+    window: int | None = None,
+    by: Sequence[str] = (),
+    where: Mapping[str, str] | None = None,
+) -> None:
+    """Raise ``UsageError`` unless ``rows`` can answer, before there is a store to ask."""
+    known = _stored(view).view
+    if every is not None and (every <= 0 or every % known.width):
+        raise UsageError(f"--every must be a multiple of this view's panes of {known.width} s, not {every} s")
+    if window is not None and (every is None or window <= 0 or window % every):
+        raise UsageError("--window must be a multiple of --every, which it needs")
+    if start is not None and end is not None and start >= end:
+        raise UsageError("the range must start before it ends")
+    for name in (*by, *(where or {})):
+        if name not in known.dimensions:
+            raise UsageError(f"no dimension '{name}' here; there are {', '.join(known.dimensions)}")
 
 
 def columns(view: str, by: Sequence[str] = ()) -> list[str]:
@@ -260,24 +283,3 @@ def _stored(view: str) -> Stored:
     if stored is None:
         raise UsageError(f"no view '{view}'; there are {', '.join(sorted(MEASUREMENTS))}")
     return stored
-
-
-def _check(
-    stored: Stored,
-    start: int | None,
-    end: int | None,
-    every: int | None,
-    window: int | None,
-    dimensions: Sequence[str],
-) -> None:
-    if every is not None and (every <= 0 or every % stored.view.width):
-        raise UsageError(
-            f"--every must be a multiple of this view's panes of {stored.view.width} s, not {every} s"
-        )
-    if window is not None and (every is None or window <= 0 or window % every):
-        raise UsageError("--window must be a multiple of --every, which it needs")
-    if start is not None and end is not None and start >= end:
-        raise UsageError("the range must start before it ends")
-    for name in dimensions:
-        if name not in stored.view.dimensions:
-            raise UsageError(f"no dimension '{name}' here; there are {', '.join(stored.view.dimensions)}")
