@@ -1,0 +1,353 @@
+"""The first stage, record by record.
+
+Logs are written as lists of messages; record n has offset n and, unless told, was appended n seconds after START.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from tidegauge.processors.core.cardinality import Admitted
+from tidegauge.processors.core.ingest import Checkpoint, Ingest, IngestConfig, Outbox
+from tidegauge.processors.core.pricing import PriceTable
+from tidegauge.processors.core.views import OTHER, VIEWS
+from tidegauge.schemas.codec import encode
+from tidegauge.schemas.request import GuardrailResult, RequestEvent
+
+START = 1_700_010_000
+CONFIG = IngestConfig(allowed_lateness=600.0, future_tolerance=300.0, epoch_events=4, epoch_seconds=1_000.0)
+ONE_EPOCH = IngestConfig(allowed_lateness=600.0, future_tolerance=300.0)
+PRICES = PriceTable()
+
+
+@dataclass
+class Record:
+    offset: int
+    timestamp: int
+    value: bytes | None
+
+
+def event(identity: object, **fields: Any) -> RequestEvent:
+    return RequestEvent(id=str(identity), time=fields.pop("time", float(START)), **fields)
+
+
+def records(*messages: object, first: int = 0, seconds: int = 1) -> list[Record]:
+    return [
+        Record(n, (START + n * seconds) * 1000, m if isinstance(m, bytes | None) else encode(m))
+        for n, m in enumerate(messages, first)
+    ]
+
+
+def ingest(
+    config: IngestConfig = CONFIG,
+    checkpoint: Checkpoint | None = None,
+    admitted: list[Admitted] | None = None,
+) -> Ingest:
+    return Ingest("requests", 0, config, PRICES, checkpoint, admitted or [])
+
+
+def outcomes(*outboxes: Outbox) -> dict[str, int]:
+    """Events by outcome; epochs add up, and of each the newest snapshot counts."""
+    newest = {
+        (batch.epoch, pane.key, pane.start): pane.counters[0]
+        for out in outboxes
+        for batch in out.batches
+        for pane in batch.panes
+        if pane.view == "intake"
+    }
+    result: Counter[str] = Counter()
+    for (_, key, _), n in newest.items():
+        result[key[1]] += n
+    return dict(result)
+
+
+def panes(out: Outbox, view: str) -> dict[tuple[str, ...], dict[str, int]]:
+    """The counters of a view's panes by key."""
+    return {
+        pane.key: dict(zip(VIEWS[view].counters, pane.counters, strict=True))
+        for batch in out.batches
+        for pane in batch.panes
+        if pane.view == view
+    }
+
+
+def only(out: Outbox, view: str = "requests") -> dict[str, int]:
+    (counters,) = panes(out, view).values()
+    return counters
+
+
+# Epochs
+
+
+def test_an_epoch_is_sealed_before_the_event_that_would_exceed_it() -> None:
+    #   0 1 2 3 │ 4 5
+    stage = ingest()
+    stage.apply(records(*map(event, range(4))))
+    assert not stage.sealed
+    stage.apply(records(event(4), event(5), first=4))
+    assert stage.sealed
+    first, second = stage.flush(0.0).batches
+    assert (first.epoch, first.last) == (0, 3)
+    assert (second.epoch, second.last) == (4, 5)
+
+
+def test_an_array_is_never_cut_by_an_epoch() -> None:
+    stage = ingest()
+    stage.apply(records(event(0), [event(n) for n in range(1, 9)], event(9)))
+    first, second = stage.flush(0.0).batches
+    assert (first.epoch, first.last, second.epoch, second.last) == (0, 1, 2, 2)
+    assert outcomes(Outbox([first], [], [], Checkpoint())) == {"applied": 9}
+
+
+def test_an_epoch_is_sealed_when_kafkas_clock_has_moved_on() -> None:
+    stage = ingest()
+    stage.apply(records(event(0), event(1), event(2), seconds=500))
+    assert [batch.epoch for batch in stage.flush(0.0).batches] == [0, 2]
+
+
+def test_refused_events_count_for_the_epoch_too() -> None:
+    stage = ingest()
+    stage.apply(records(b"{", b"{", b"{", b"{", event(4)))
+    assert [batch.epoch for batch in stage.flush(0.0).batches] == [0, 4]
+
+
+def test_snapshots_are_absolute_since_their_epoch_began() -> None:
+    stage = ingest(ONE_EPOCH)
+    stage.apply(records(event(0), event(1)))
+    assert only(stage.flush(0.0))["requests"] == 2
+    stage.apply(records(event(2), first=2))
+    assert only(stage.flush(1.0))["requests"] == 3
+    assert not stage.pending or not stage.flush(1.0).batches
+
+
+def test_records_read_twice_are_skipped() -> None:
+    stage = ingest(ONE_EPOCH)
+    assert stage.apply(records(event(0), event(1))) == 2
+    assert stage.apply(records(event(0), event(1), event(2))) == 1
+    assert only(stage.flush(0.0))["requests"] == 3
+
+
+def test_wide_panes_wait_and_the_announced_watermark_waits_with_them() -> None:
+    # Else the second stage gives up the hour before it has heard of it.
+    stage = ingest(ONE_EPOCH)
+    stage.apply(records(event(0)))
+    (batch,) = stage.flush(0.0).batches
+    assert batch.watermark == START
+    stage.apply(records(event(1, time=START + 200.0), first=1))
+    (batch,) = stage.flush(1.0).batches
+    assert {pane.view for pane in batch.panes} == {"requests", "intake"}
+    assert batch.watermark == START
+    (batch,) = stage.flush(20.0).batches
+    assert {pane.view for pane in batch.panes} == {"requests_1h", "cost_1d"}
+    assert batch.watermark == START + 200.0
+
+
+# Restarts and duplicates
+
+
+def test_a_duplicate_is_counted_as_such_and_not_folded() -> None:
+    stage = ingest()
+    stage.apply(records(event("a"), event("a")))
+    out = stage.flush(0.0)
+    assert only(out)["requests"] == 1
+    assert outcomes(out) == {"applied": 1, "duplicate": 1}
+
+
+@pytest.mark.parametrize(
+    ("distance", "outcome"),
+    [
+        (3, "duplicate"),  # a 1 2 a            the same epoch
+        (7, "duplicate"),  # a 1 2 3 │ 4 5 6 a  the epoch after
+        (8, "applied"),  #   a 1 2 3 │ 4 5 6 7 │ a  beyond the horizon of one to two epochs
+    ],
+)
+@pytest.mark.parametrize("restart", [False, True])
+def test_duplicates_are_recognised_over_the_horizon_with_and_without_a_restart(
+    distance: int,
+    outcome: str,
+    restart: bool,  # noqa: FBT001
+) -> None:
+    log = records(event("a"), *(event(n) for n in range(1, distance)), event("a"))
+    stage = ingest()
+    stage.apply(log[:distance])
+    outs = [stage.flush(0.0)]
+    if restart:
+        stage = ingest(checkpoint=outs[0].checkpoint, admitted=outs[0].admitted)
+        stage.apply(log[stage.position : distance])
+        assert stage.position == distance
+    stage.apply(log[distance:])
+    outs.append(stage.flush(1.0))
+    expected = Counter({"applied": distance})
+    expected[outcome] += 1
+    assert outcomes(*outs) == dict(expected)
+
+
+def test_after_a_restart_the_previous_epoch_is_read_for_its_ids_alone() -> None:
+    log = records(*map(event, range(6)))
+    stage = ingest()
+    stage.apply(log)
+    checkpoint = stage.flush(0.0).checkpoint
+    assert checkpoint == Checkpoint(previous=0, epoch=4, watermark=float(START), last=5)
+    again = ingest(checkpoint=checkpoint)
+    assert again.position == 0
+    assert again.apply(log[:4]) == 0
+    assert not again.pending
+    assert again.catching_up
+    assert again.apply(log[4:]) == 2
+    assert not again.catching_up
+    (batch,) = again.flush(0.0).batches
+    assert (batch.epoch, batch.last) == (4, 5)
+
+
+def test_a_dead_letter_that_was_delivered_is_not_delivered_again() -> None:
+    log = records(event(0), b"{", b"[")
+    stage = ingest()
+    stage.apply(log[:2])
+    out = stage.flush(0.0)
+    assert [letter.offset for letter in out.letters] == [1]
+    again = ingest(checkpoint=out.checkpoint)
+    again.apply(log)
+    assert [letter.offset for letter in again.flush(0.0).letters] == [2]
+
+
+# Time
+
+
+def test_an_event_beyond_the_lateness_is_counted_late_and_not_folded() -> None:
+    stage = ingest()
+    stage.apply(records(event(0), event(1, time=START - 600.0), event(2, time=START - 600.5)))
+    out = stage.flush(0.0)
+    assert outcomes(out) == {"applied": 2, "late": 1}
+    assert sum(c["requests"] for c in panes(out, "cost_1d").values()) == 2
+
+
+def test_an_event_of_the_future_is_refused_and_moves_no_watermark() -> None:
+    stage = ingest()
+    stage.apply(records(event(0, time=START + 300.0), event(1, time=START + 301.5)))
+    out = stage.flush(0.0)
+    assert outcomes(out) == {"applied": 1, "refused_future_time": 1}
+    assert stage.watermark == START + 300.0
+    (letter,) = out.letters
+    assert (letter.offset, letter.refused.error.field) == (1, "time")
+
+
+def test_a_refused_future_event_may_come_again_when_its_time_has_come() -> None:
+    stage = ingest()
+    stage.apply(records(event("a", time=START + 400.0)))
+    stage.apply(records(event("a", time=START + 400.0), first=200))
+    assert outcomes(stage.flush(0.0)) == {"refused_future_time": 1, "applied": 1}
+
+
+def test_a_bad_event_costs_that_event_alone() -> None:
+    stage = ingest()
+    stage.apply(records([event(0), {"id": 7}, event(1)], b"\xff", None))
+    out = stage.flush(0.0)
+    counted = outcomes(out)
+    assert counted.pop("applied") == 2
+    assert sum(counted.values()) == 3
+    assert [letter.refused.index for letter in out.letters] == [1, None, None]
+
+
+# Money
+
+
+def test_unpriced_is_not_free() -> None:
+    stage = ingest()
+    stage.apply(records(event(0, provider="nobody", model="nothing", input_tokens=10)))
+    counters = only(stage.flush(0.0))
+    assert counters["unpriced_requests"] == 1
+    assert counters["priced_requests"] == counters["estimated_requests"] == 0
+    fields = VIEWS["requests"].fields(VIEWS["requests"].measurements[1], _aggregate(counters))
+    assert "cost_per_request_nano_usd" not in fields
+
+
+def test_a_call_that_failed_before_it_used_anything_cost_nothing_for_sure() -> None:
+    stage = ingest()
+    stage.apply(records(event(0, provider="nobody", model="nothing", error="timeout")))
+    counters = only(stage.flush(0.0))
+    assert (counters["priced_requests"], counters["unpriced_requests"]) == (1, 0)
+
+
+def test_what_the_provider_reports_goes_before_the_price_table() -> None:
+    stage = ingest()
+    stage.apply(records(event(0, provider="openai", model="gpt-4o", input_tokens=1_000_000, cost=7)))
+    counters = only(stage.flush(0.0))
+    assert (counters["cost_nano_usd"], counters["provider_reported_requests"]) == (7, 1)
+
+
+def _aggregate(counters: dict[str, int]) -> Any:
+    aggregate = VIEWS["requests"].empty()
+    aggregate.counters = list(counters.values())
+    return aggregate
+
+
+# Caps
+
+CAPPED = IngestConfig(600.0, 300.0, max_series=2, max_dimension_values=100)
+
+
+def test_caps_send_the_rest_to_other_with_exact_totals() -> None:
+    stage = ingest(CAPPED)
+    stage.apply(records(*(event(n, service=f"s{n % 5}", input_tokens=n) for n in range(20))))
+    found = panes(stage.flush(0.0), "requests")
+    assert {key[0]: c["requests"] for key, c in found.items()} == {"s0": 4, "s1": 4, OTHER: 12}
+    assert sum(c["input_tokens"] for c in found.values()) == sum(range(20))
+
+
+def test_one_dimensions_cap_leaves_the_others_as_they_are() -> None:
+    stage = ingest(IngestConfig(600.0, 300.0, max_dimension_values=1))
+    stage.apply(records(event(0, service="a", model="m"), event(1, service="b", model="m")))
+    assert {(key[0], key[4]) for key in panes(stage.flush(0.0), "requests")} == {("a", "m"), (OTHER, "m")}
+
+
+def test_a_restart_admits_whom_the_first_life_admitted() -> None:
+    #   a b x x │ b a x       a and b are admitted for the day, in the first epoch
+    config = IngestConfig(600.0, 300.0, epoch_events=4, max_series=2)
+    log = records(*(event(n, service=s) for n, s in enumerate("abxxxba")))
+    stage = ingest(config)
+    stage.apply(log[:5])
+    out = stage.flush(0.0)
+    again = ingest(config, out.checkpoint, out.admitted)
+    again.apply(log)
+    assert {key[0] for key in panes(again.flush(0.0), "requests")} == {"a", "b", OTHER}
+
+
+def test_admissions_of_several_epochs_have_names_of_their_own() -> None:
+    stage = ingest()
+    stage.apply(records(*(event(n, service=f"s{n}") for n in range(9))))
+    admitted = stage.flush(0.0).admitted
+    assert [(a.epoch, a.day) for a in admitted] == [(0, START // 86_400), (4, START // 86_400)]
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_guardrails_are_admitted_in_the_logs_order_however_it_is_flushed(together: bool) -> None:  # noqa: FBT001
+    #   shop: pii    chat: topic    shop: toxicity        two are admitted: the first two of the log
+    def checked(n: int, service: str, guardrail: str) -> RequestEvent:
+        return event(n, service=service, guardrails=[GuardrailResult(guardrail, "input", triggered=True)])
+
+    log = records(checked(0, "shop", "pii"), checked(1, "chat", "topic"), checked(2, "shop", "toxicity"))
+    stage = ingest(IngestConfig(600.0, 300.0, max_series=2))
+    found: dict[tuple[str, ...], int] = {}
+    for chunk in [log] if together else [[record] for record in log]:
+        stage.apply(chunk)
+        found |= {key[:2]: c["checks"] for key, c in panes(stage.flush(0.0), "guardrails").items()}
+    assert found == {("shop", "pii"): 1, ("chat", "topic"): 1, (OTHER, OTHER): 1}
+
+
+# Retention
+
+
+def test_what_retention_took_before_it_was_read_is_told() -> None:
+    stage = ingest(checkpoint=Checkpoint(previous=0, epoch=4, watermark=0.0, last=5))
+    assert stage.skip_to(10) == 4
+    assert stage.position == 10
+
+
+def test_what_retention_took_after_it_was_delivered_is_not_lost() -> None:
+    stage = ingest(checkpoint=Checkpoint(previous=0, epoch=4, watermark=0.0, last=9))
+    assert stage.skip_to(6) == 0
+    assert stage.position == 10
