@@ -1,0 +1,195 @@
+"""A recorded hour of a real service through Kafka and a worker that is killed on the way, against pandas."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from zlib import crc32
+
+import pandas as pd
+import pytest
+from kafka import KafkaProducer
+
+from tests.support.servers import Kafka
+from tidegauge.errors import SinkUnavailableError
+from tidegauge.schemas.codec import encode
+from tidegauge.schemas.request import RequestEvent
+from tidegauge.settings import Kafka as KafkaSettings
+from tidegauge.settings import Settings, Topics
+from tidegauge.sinks.local import LocalStore
+from tidegauge.sinks.query import rows
+from tidegauge.topics import ensure_topics
+
+TRACE = Path(__file__).parents[3] / "shared" / "data" / "traces" / "AzureLLMInferenceTrace_conv.csv"
+PARTITIONS = 3
+SLICES = 20
+ARRAY = 10
+DEADLINE = 120.0
+INPUT_NANO, OUTPUT_NANO = 2_500, 10_000
+PRICES = '[[price]]\nprovider = "openai"\nmodel = "gpt-4"\ninput = "2.5"\noutput = "10"\n'
+
+pytestmark = pytest.mark.kafka
+
+
+@pytest.fixture
+def trace() -> pd.DataFrame:
+    if not TRACE.is_file():
+        pytest.skip(f"needs the recorded trace ../shared/data/traces/{TRACE.name}")
+    return pd.read_csv(TRACE, parse_dates=["TIMESTAMP"])
+
+
+def messages(trace: pd.DataFrame) -> dict[int, list[bytes]]:
+    """Messages by partition: single events and arrays in turn, ids to partitions as the SDK's are: for good."""
+    events: dict[int, list[RequestEvent]] = {}
+    for row in trace.itertuples():
+        event = RequestEvent(
+            id=f"azure-{row.Index}",
+            time=row.TIMESTAMP.value / 1e9,
+            service="conversation",
+            provider="openai",
+            model="gpt-4",
+            input_tokens=int(row.ContextTokens),
+            output_tokens=int(row.GeneratedTokens),
+        )
+        events.setdefault(crc32(event.id.encode()) % PARTITIONS, []).append(event)
+    result: dict[int, list[bytes]] = {}
+    for partition, mine in events.items():
+        half = len(mine) // 2
+        singles = [encode(event) for event in mine[:half]]
+        result[partition] = singles + [encode(mine[i : i + ARRAY]) for i in range(half, len(mine), ARRAY)]
+    return result
+
+
+class Traffic:
+    """Publishes slices of the trace, each acknowledged by Kafka before the next."""
+
+    def __init__(self, servers: str, topic: str, trace: pd.DataFrame) -> None:
+        self._producer = KafkaProducer(bootstrap_servers=servers, acks="all")
+        self._topic = topic
+        bounds = [len(trace) * n // SLICES for n in range(SLICES + 1)]
+        self.slices = [trace.iloc[a:b] for a, b in pairwise(bounds)]
+
+    def publish(self, *numbers: int) -> None:
+        futures = [
+            self._producer.send(self._topic, value, partition=partition)
+            for number in numbers
+            for partition, values in messages(self.slices[number]).items()
+            for value in values
+        ]
+        for future in futures:
+            future.get(timeout=30)
+
+    def close(self) -> None:
+        self._producer.close()
+
+
+@contextmanager
+def worker(directory: Path, servers: str, prefix: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """``tidegauge worker`` with quick flushes and short epochs, so that the kill meets many of both."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TIDEGAUGE_")}
+    environment |= {
+        "TIDEGAUGE_TOPICS_PARTITIONS": str(PARTITIONS),
+        "TIDEGAUGE_WORKER_FLUSH_INTERVAL": "0.2",
+        "TIDEGAUGE_WORKER_EPOCH_EVENTS": "1500",
+        "TIDEGAUGE_WORKER_SESSION_TIMEOUT": "6",
+        "TIDEGAUGE_PRICES_OVERRIDE_FILE": "prices.toml",
+    }
+    command = [str(Path(sys.executable).with_name("tidegauge")), "worker", "--bootstrap-servers", servers]
+    command += ["--topic-prefix", prefix, "--group", f"{prefix}workers", "--store", "sqlite:///store.db"]
+    with log.open("ab") as output:
+        process = subprocess.Popen(command, cwd=directory, env=environment, stdout=output, stderr=output)
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+
+def intake(store: Path) -> Mapping[str, int]:
+    """Events by outcome, as stored so far."""
+    try:
+        reader = LocalStore(store, readonly=True)
+    except SinkUnavailableError:
+        return {}
+    try:
+        return {
+            str(row["outcome"]): int(row["events"] or 0) for row in rows(reader, "intake", by=["outcome"])
+        }
+    except SinkUnavailableError:
+        return {}  # the worker has created the file and not yet its table
+    finally:
+        reader.close()
+
+
+def wait(process: subprocess.Popen[bytes], log: Path, what: str, reached: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE
+    while not reached():
+        tail = log.read_text(errors="replace")[-3_000:]
+        assert process.poll() is None, f"the worker ended while {what} was awaited:\n{tail}"
+        assert time.monotonic() < deadline, f"{what}: not after {DEADLINE} s:\n{tail}"
+        time.sleep(0.1)
+
+
+def measured(store: Path, view: str, every: int) -> pd.DataFrame:
+    reader = LocalStore(store, readonly=True)
+    try:
+        frame = pd.DataFrame(rows(reader, view, every=every))
+    finally:
+        reader.close()
+    fields = ["requests", "input_tokens", "output_tokens", "cost_nano_usd", "priced_requests"]
+    return frame.set_index("time")[fields] if len(frame) else frame
+
+
+def recomputed(trace: pd.DataFrame, every: int) -> pd.DataFrame:
+    seconds = trace["TIMESTAMP"].astype("datetime64[ns]").astype("int64") // 10**9
+    sums = (
+        trace.assign(requests=1, input_tokens=trace["ContextTokens"], output_tokens=trace["GeneratedTokens"])
+        .groupby((seconds // every * every).rename("time"))[["requests", "input_tokens", "output_tokens"]]
+        .sum()
+    )
+    cost = sums["input_tokens"] * INPUT_NANO + sums["output_tokens"] * OUTPUT_NANO
+    return sums.assign(cost_nano_usd=cost, priced_requests=sums["requests"])
+
+
+@pytest.mark.slow
+def test_a_killed_worker_counts_a_recorded_hour_exactly(
+    kafka: Kafka, topic_prefix: str, trace: pd.DataFrame, tmp_path: Path
+) -> None:
+    servers = kafka.bootstrap_servers
+    ensure_topics(Settings(kafka=KafkaSettings(servers), topics=Topics(topic_prefix, PARTITIONS)))
+    (tmp_path / "prices.toml").write_text(PRICES, encoding="utf-8")
+    store, log = tmp_path / "store.db", tmp_path / "worker.log"
+    traffic = Traffic(servers, f"{topic_prefix}requests", trace)
+    try:
+        traffic.publish(*range(10))
+        with worker(tmp_path, servers, topic_prefix, log) as process:
+            wait(process, log, "a quarter", lambda: intake(store).get("applied", 0) >= len(trace) // 4)
+            traffic.publish(*range(10, 15))
+            process.send_signal(signal.SIGKILL)
+            assert process.wait(10) == -signal.SIGKILL
+        before = intake(store)
+        assert before["applied"] < len(trace)
+        traffic.publish(*range(15, SLICES))
+        traffic.publish(SLICES - 1)  # a producer that did not hear its acknowledgement
+    finally:
+        traffic.close()
+
+    repeats = len(traffic.slices[-1])
+    expected = {"applied": len(trace), "duplicate": repeats}
+    with worker(tmp_path, servers, topic_prefix, log) as process:
+        wait(process, log, "all applied", lambda: intake(store) == expected)
+        whole = recomputed(trace, 86_400)
+        wait(process, log, "the day", lambda: measured(store, "cost_1d", 86_400).equals(whole))
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0, log.read_text(errors="replace")[-3_000:]
+
+    assert intake(store) == expected
+    for view, every in (("cost", 60), ("cost_1h", 3_600), ("cost_1d", 86_400)):
+        pd.testing.assert_frame_equal(measured(store, view, every), recomputed(trace, every))
