@@ -51,9 +51,16 @@ def theirs(provider, model, time, usage, reasoning=0):
     ).total_price
     if "claude" in info.id and price.cache_write_mtok is not None and price.cache_write_1h_mtok is None:
         # Here we follow Anthropic's documents (twice the input rate) and genai-prices the general write rate.
-        assert not any(isinstance(p, TieredPrices) for p in (price.input_mtok, price.cache_write_mtok))
-        total += (2 * price.input_mtok - price.cache_write_mtok) * hour / 1_000_000
+        own, general = at_tier(price.input_mtok, input_tokens), at_tier(price.cache_write_mtok, input_tokens)
+        total += (2 * own - general) * hour / 1_000_000
     return int((total * NANO).quantize(Decimal(1), ROUND_HALF_EVEN))
+
+
+def at_tier(rate, input_tokens):
+    if not isinstance(rate, TieredPrices):
+        return rate
+    reached = [tier.price for tier in sorted(rate.tiers, key=lambda t: t.start) if input_tokens > tier.start]
+    return reached[-1] if reached else rate.base
 
 
 def check(model, time, usage):
