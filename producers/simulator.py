@@ -134,8 +134,8 @@ class Simulator:
     def traffic(self, start: float, end: float | None = None, count: int | None = None) -> Iterator[Emission]:
         """Yield requests and the feedback on them, in the order in which they are published.
 
-        A request is published when it is answered. Feedback that would come after ``end``, or after the last
-        request was made, is not given any more.
+        A request is published when it is answered, or at the end of the traffic if that comes first. Feedback
+        that would come after the end is not given any more. The end is ``end``, or else the last request's time.
 
         Args:
             start: as for ``events``, like the others.
@@ -156,7 +156,7 @@ class Simulator:
         last = last if end is None else end
         for at, _, due in sorted(waiting, key=lambda entry: entry[:2]):
             if isinstance(due, RequestEvent) or at <= last:
-                yield at, due
+                yield min(at, last), due
 
     def _ready(self, service: Service) -> _Ready:
         return _Ready(
