@@ -126,6 +126,7 @@ def publish_paced(
     publisher: Publisher,
     rate: float | None,
     progress: Progress | None = None,
+    begin: float | None = None,
 ) -> None:
     """Publish (time, topic, event), each when its time has come, and wait for every acknowledgement.
 
@@ -134,11 +135,12 @@ def publish_paced(
         publisher: sends them.
         rate: seconds of the items' time that pass in a second; ``None``: do not wait.
         progress: told of the progress.
+        begin: the items' time at which the clock starts; ``None``: the first item's.
 
     Raises:
         BrokerUnavailableError: Kafka did not take all.
     """
-    for count, (_, topic, event) in enumerate(_paced(items, publisher, rate), 1):
+    for count, (_, topic, event) in enumerate(_paced(items, publisher, rate, begin), 1):
         publisher.publish(topic, event.id, event)
         if progress is not None and (rate is not None or count % 200 == 0):
             progress(count)
@@ -148,16 +150,16 @@ def publish_paced(
 
 
 def _paced(
-    items: Iterable[tuple[float, str, Any]], publisher: Publisher, rate: float | None
+    items: Iterable[tuple[float, str, Any]], publisher: Publisher, rate: float | None, begin: float | None
 ) -> Iterator[tuple[float, str, Any]]:
     if rate is None:
         yield from items
         return
-    start = first = None
+    start = time.monotonic()
     for item in items:
-        if start is None or first is None:
-            start, first = time.monotonic(), item[0]
-        wait = start + (item[0] - first) / rate - time.monotonic()
+        if begin is None:
+            start, begin = time.monotonic(), item[0]
+        wait = start + (item[0] - begin) / rate - time.monotonic()
         if wait > _PUSH_AFTER:
             publisher.push()
         if wait > 0:

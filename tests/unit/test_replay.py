@@ -205,6 +205,11 @@ def test_late_items_go_out_at_once(publish, clock):
     assert clock.slept == [5.0, 1.0]
 
 
+def test_the_clock_may_start_before_the_first_item(publish, clock):
+    publish_paced([(START + 5, "t", event(1))], publish(), 1.0, begin=START)
+    assert clock.slept == [5.0]
+
+
 @pytest.mark.parametrize(
     ("speed", "limit", "end"),
     [("max", None, 0.0), ("recorded", None, 490.0), (10, None, 49.0), ("max", 10, 0.0)],

@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
         with Progress("events") as progress:
             rate = 1.0 if args.speed == "recorded" else None
             try:
-                publish_paced(_addressed(traffic, settings.topics), publisher, rate, progress)
+                publish_paced(_addressed(traffic, settings.topics), publisher, rate, progress, start)
             except KeyboardInterrupt:
                 if args.seconds is not None or args.events is not None:
                     raise
