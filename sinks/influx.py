@@ -8,27 +8,25 @@ alone; writing a point again changes nothing, which makes the halves safe to sen
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 import urllib3.exceptions
-from influxdb_client import Dialect, InfluxDBClient
+from influxdb_client import InfluxDBClient
 from influxdb_client.client.write_api import SYNCHRONOUS
 from influxdb_client.rest import ApiException
 
 from tidegauge.errors import SinkUnavailableError
-from tidegauge.processors.core.views import MEASUREMENTS
 from tidegauge.settings import InfluxDB
 
 from . import line_protocol
-from .base import FieldValue, Point, Rejection, Store
+from .base import Point, Rejection, Store
+from .influx_read import Reader
 
 MAX_POINTS: Final = 5_000
 """Points in one request; InfluxDB's own advice for the best speed."""
@@ -36,7 +34,6 @@ MAX_RETRY_AFTER: Final = 60.0
 """Seconds; a longer wait that the server asks for is cut to this."""
 
 _REFUSED: Final = (400, 413, 422)
-_EDGE: Final = 2**63 - 2
 _HINTS: Final = {
     401: "the token is missing or wrong (setting influxdb.token)",
     403: "the token may not do this (setting influxdb.token)",
@@ -44,13 +41,6 @@ _HINTS: Final = {
 }
 _LINE: Final = re.compile(r"unable to parse '.*?': ", re.DOTALL)
 _DROPPED: Final = re.compile(r"dropped[ =](\d+)")
-_DIALECT: Final = Dialect(
-    header=True,
-    delimiter=",",
-    comment_prefix="#",
-    annotations=["group", "datatype"],
-    date_time_format="RFC3339",
-)
 _Line = tuple[Point, bytes]
 T = TypeVar("T")
 
@@ -80,18 +70,15 @@ class InfluxStore(Store):
             ssl_ca_cert=settings.ssl_ca_cert or None,
         )
         self._writer = self._client.write_api(write_options=SYNCHRONOUS)
-        self._reader = self._client.query_api()
+        self._reader = Reader(self._client, settings, self._call, self._name)
 
     def check(self) -> None:
         """See ``Store.check``."""
         try:
             self._send(b"\n")
+            self._reader.check()
         except _RefusedError as refused:
             raise SinkUnavailableError(f"{self._name}: {refused}") from None
-        for _ in self._rows(
-            f"from(bucket: {_quote(self._settings.bucket)}) |> range(start: -1s) |> limit(n: 1)"
-        ):
-            pass
 
     def write(self, points: Sequence[Point]) -> list[Rejection]:
         """See ``Store.write``."""
@@ -113,19 +100,11 @@ class InfluxStore(Store):
         end: int | None = None,
         where: Mapping[str, str] | None = None,
     ) -> Iterator[Point]:
-        """See ``Store.read``. The points are sorted here, in memory: ask for long ranges in parts."""
-        first, after = _nanoseconds(start, -_EDGE), _nanoseconds(end, _EDGE)
-        if first >= after:
-            return
-        stored = MEASUREMENTS.get(measurement)
-        empty: dict[str, str] = dict.fromkeys(stored.view.dimensions, "") if stored else {}
-        found: list[tuple[int, str, Point]] = []
-        for tags, time, fields in self._rows(self._query(measurement, first, after, where or {})):
-            point = Point(measurement, empty | tags, time, fields)
-            found.append((time, json.dumps(point.tags, sort_keys=True, separators=(",", ":")), point))
-        found.sort(key=lambda item: item[:2])
-        for _, _, point in found:
-            yield point
+        """See ``Store.read``."""
+        try:
+            yield from self._reader.read(measurement, start, end, where or {})
+        except _RefusedError as refused:
+            raise SinkUnavailableError(f"{self._name}: the query failed: {refused}") from None
 
     def close(self) -> None:
         """See ``Store.close``."""
@@ -154,41 +133,6 @@ class InfluxStore(Store):
         self._call(
             lambda: self._writer.write(self._settings.bucket, self._settings.org, body, write_precision="s")
         )
-
-    def _query(self, measurement: str, first: int, after: int, where: Mapping[str, str]) -> str:
-        conditions = [f"r._measurement == {_quote(measurement)}"]
-        for name, text in where.items():
-            column = f"r[{_quote(name)}]"
-            conditions.append(
-                f"{column} == {_quote(line_protocol.escape(text))}" if text else f"not exists {column}"
-            )
-        return (
-            f"from(bucket: {_quote(self._settings.bucket)})"
-            f" |> range(start: time(v: {first}), stop: time(v: {after}))"
-            f" |> filter(fn: (r) => {' and '.join(conditions)})"
-            ' |> drop(columns: ["_start", "_stop", "_measurement"])'
-            ' |> pivot(rowKey: ["_time"], columnKey: ["_field"], valueColumn: "_value")'
-        )
-
-    def _rows(self, query: str) -> Iterator[tuple[dict[str, str], int, dict[str, FieldValue]]]:
-        try:
-            text: str = self._call(lambda: self._fetch(query))
-            yield from _parse(csv.reader(io.StringIO(text, newline="")))
-        except (_QueryError, _RefusedError) as error:
-            raise SinkUnavailableError(
-                f"{self._name}: the query failed: {self._public(str(error))}"
-            ) from None
-        except (csv.Error, IndexError, ValueError) as error:
-            raise SinkUnavailableError(
-                f"{self._name}: its answer cannot be read ({type(error).__name__})"
-            ) from None
-
-    def _fetch(self, query: str) -> str:
-        answer = self._reader.query_raw(query, dialect=_DIALECT)
-        try:
-            return bytes(answer.read()).decode()
-        finally:
-            answer.release_conn()
 
     def _call(self, request: Callable[[], T]) -> T:
         try:
@@ -228,64 +172,6 @@ class _RefusedError(Exception):
         self.status = status
         found = _DROPPED.findall(message)
         self.dropped = int(found[-1]) if found and status == 422 else None
-
-
-class _QueryError(Exception):
-    pass
-
-
-def _parse(rows: Iterable[list[str]]) -> Iterator[tuple[dict[str, str], int, dict[str, FieldValue]]]:
-    """Read annotated CSV: https://docs.influxdata.com/influxdb/v2/reference/syntax/annotated-csv/ ."""
-    group: list[str] = []
-    kinds: list[str] = []
-    names: list[str] = []
-    for row in rows:
-        if not row:
-            names = []
-        elif row[0] == "#group":
-            group, names = row, []
-        elif row[0] == "#datatype":
-            kinds, names = row, []
-        elif not names:
-            names = row
-        elif "error" in names:
-            raise _QueryError(row[names.index("error")][:300])
-        else:
-            yield _record(group, kinds, names, row)
-
-
-def _record(
-    group: list[str], kinds: list[str], names: list[str], row: list[str]
-) -> tuple[dict[str, str], int, dict[str, FieldValue]]:
-    tags: dict[str, str] = {}
-    fields: dict[str, FieldValue] = {}
-    time = 0
-    for position in range(3, len(names)):  # after the annotation, the result and the table
-        name, text = names[position], row[position]
-        if name == "_time":
-            time = int(datetime.fromisoformat(text).timestamp())
-        elif not text:
-            continue  # a field that the point does not have; stored text is never empty
-        elif group[position] == "true":
-            tags[name] = line_protocol.unescape(text)
-        else:
-            fields[name] = _read_value(kinds[position], text)
-    return tags, time, fields
-
-
-def _read_value(kind: str, text: str) -> FieldValue:
-    if kind in ("long", "unsignedLong"):
-        return int(text)
-    return float(text) if kind == "double" else line_protocol.unescape(text)
-
-
-def _quote(text: str) -> str:
-    """A Flux string literal; ``${`` would start an expression in one."""
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("${", "\\${") + '"'
-
-
-def _nanoseconds(seconds: int | None, default: int) -> int:
-    return default if seconds is None else max(-_EDGE, min(_EDGE, seconds * 1_000_000_000))
 
 
 def _message(body: Any) -> str:

@@ -14,6 +14,7 @@ from tidegauge.errors import SinkUnavailableError
 from tidegauge.processors.core.views import MEASUREMENTS
 from tidegauge.settings import InfluxDB as InfluxDBSettings
 from tidegauge.settings import Secret
+from tidegauge.sinks import influx_read
 from tidegauge.sinks.base import FieldValue, Point
 from tidegauge.sinks.influx import InfluxStore
 
@@ -49,6 +50,39 @@ def test_points_beyond_retention_are_refused_and_the_others_kept(influxdb: Influ
         assert [r.point for r in rejections] == old[:4]
         assert all("retention" in r.reason for r in rejections)
         assert [p.time for p in store.read("latency")] == [4_102_444_800]
+    finally:
+        store.close()
+        influxdb.delete_bucket(identity)
+
+
+def test_pages_join_without_a_gap_or_a_repeat(
+    influxdb: InfluxDB, influx_bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(influx_read, "PAGE", 4)
+    store = InfluxStore(influxdb.settings(influx_bucket))
+    series = [3, 1, 4, 4, 9, 1, 30, 2, 2, 4]  # at each time; some more than a page
+    written = [
+        Point("latency", dict(point(0).tags) | {"model": f"{n:02}"}, NOON + 60 * minute, {"requests": n})
+        for minute, models in enumerate(series)
+        for n in range(models)
+    ]
+    assert store.write(written[::-1]) == []
+    assert list(store.read("latency")) == written
+    assert list(store.read("latency", NOON + 120, NOON + 240)) == written[4:12]
+    assert list(store.read("latency", where={"model": "03"})) == [
+        p for p in written if p.tags["model"] == "03"
+    ]
+    store.close()
+
+
+def test_a_bucket_may_have_any_name(influxdb: InfluxDB) -> None:
+    name = "a b/c/d'ü%"
+    identity = influxdb.create_bucket(name)
+    store = InfluxStore(influxdb.settings(name))
+    try:
+        store.check()
+        assert store.write([point(NOON)]) == []
+        assert list(store.read("latency")) == [point(NOON)]
     finally:
         store.close()
         influxdb.delete_bucket(identity)
@@ -113,6 +147,9 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Retry-After", self.server.retry_after)
         self.end_headers()
         self.wfile.write(body)
+
+    def do_GET(self) -> None:
+        self.do_POST()
 
     def log_message(self, *args: object) -> None:
         pass
