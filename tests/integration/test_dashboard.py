@@ -25,9 +25,11 @@ def _points() -> list[Point]:
         panes = MINUTES if stored.view.width == 60 else 1
         for series, value in (("a", 4), ("b", 2), ("c", 1)):
             # An event need not say what its service is, or its model; InfluxDB does not store an empty tag.
-            said = {"a": stored.view.dimensions, "b": ("model", "outcome", "guardrail"), "c": ("outcome",)}[
-                series
-            ]
+            said = {
+                "a": stored.view.dimensions,
+                "b": ("model", "outcome", "guardrail", "user"),
+                "c": ("outcome",),
+            }[series]
             tags = {dimension: series if dimension in said else "" for dimension in stored.view.dimensions}
             aggregate = stored.view.empty()
             aggregate.counters = [value] * len(aggregate.counters)
@@ -84,5 +86,9 @@ def test_panels_show_the_stored_figures(client: InfluxDBClient, influx_bucket: s
     assert {(row.get("guardrail"), row["_value"]) for row in rates} == {("a", 1.0), ("b", 1.0), (None, 1.0)}
     seconds = [pytest.approx(value, rel=0.01) for value in (1, 2, 4)]
     assert _values(ask("Latency, 99th percentile")) == seconds
-    assert {(row.get("user"), row["USD"]) for row in ask("Users by cost")} == {("a", 4e-9), (None, 3e-9)}
+    assert {(row.get("user"), row["USD"]) for row in ask("Users by cost")} == {
+        ("a", 4e-9),
+        ("b", 2e-9),
+        (None, 1e-9),
+    }
     assert _values(ask("Intake: what became of the events")) == [1, 2, 4]
