@@ -79,7 +79,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "--no-deps",
         "--wheel-dir",
         str(folder),
-        str(ROOT),
+        str(source),
     ]
     subprocess.run(command, check=True, timeout=240)
     (file,) = folder.glob("*.whl")
