@@ -12,16 +12,14 @@
 All read the same events, loaded beforehand; each runs in a process of its own, one after the other, and the whole
 sequence is repeated. Figures are medians over these rounds, ratios are of events per second.
 
-The worker's progress is taken from the panes topic, where each batch tells the source offset it includes and Kafka's
-clock when it came: from the first batch to the last one that still left something to do, so that neither start-up nor
-the wait for a last flush is counted. With ``--bootstrap-servers``, that Kafka's clock must agree with this machine's.
+The worker's seconds run from the first chunk it fetched to the last event folded (``throughput_roles.worker``), its
+CPU time goes on until every event is in the store; that each was applied exactly once is checked there.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import itertools
 import json
 import os
 import platform
@@ -32,25 +30,22 @@ import sys
 import tempfile
 import time
 import zlib
-from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import aiokafka
 import msgspec
-from aiokafka import TopicPartition
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 from request_generator import requests
-from throughput_roles import ROLES
+from throughput_roles import ROLES, worker
 
 from tidegauge.errors import SinkUnavailableError
 from tidegauge.local_stack import free_port
 from tidegauge.schemas.codec import encode
-from tidegauge.schemas.pane import PaneBatch
 from tidegauge.settings import Kafka, Settings, Topics
 from tidegauge.sinks.local import LocalStore
 from tidegauge.topics import ensure_topics
@@ -172,91 +167,36 @@ def applied(file: Path) -> int:
         store.close()
 
 
-def run_worker(settings: Settings, events: int, array: int) -> Measured:
-    """Let a fresh worker process the requests topic to its end; other topics are emptied first."""
+def run_worker(settings: Settings, events: int) -> Measured:
+    """Let a fresh worker process the requests topic to its end; its other topics are emptied first."""
     topics = settings.topics
     recreate(settings, [topics.panes, topics.state, topics.deadletter])
-    servers = settings.kafka.bootstrap_servers
-    samples: list[tuple[float, float]] = []
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "store.db"
-        command = [sys.executable, "-m", "tidegauge.cli", "worker", "--bootstrap-servers", servers]
-        command += ["--topic-prefix", topics.prefix, "--store", f"sqlite:///{file}"]
-        command += ["--group", f"{topics.prefix}{time.time_ns()}"]
-        log = Path(folder) / "log"
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        store, log = folder / "store.db", folder / "log"
+        command = [sys.executable, str(Path(__file__).resolve()), "--role", "worker", "--events", str(events)]
+        command += ["--bootstrap-servers", settings.kafka.bootstrap_servers, "--topic", topics.prefix]
         with log.open("wb") as output:
             worker = subprocess.Popen(command, cwd=folder, stdout=output, stderr=output)
         try:
-            deadline, look = time.monotonic() + TIMEOUT, 0.0
-            while True:
+            deadline = time.monotonic() + TIMEOUT
+            while (count := applied(store)) < events:
                 if worker.poll() is not None or time.monotonic() > deadline:
-                    raise SystemExit(f"the worker did not get through:\n{log.read_text()[-2_000:]}")
-                samples.append((time.time(), cpu_seconds(worker.pid)))
-                if time.monotonic() >= look:
-                    if applied(file) >= events:
-                        break
-                    look = time.monotonic() + 0.5
-                time.sleep(0.05)
+                    text = log.read_text(errors="replace")[-2_000:]
+                    raise SystemExit(f"the worker stored {count} of {events} events and no more:\n{text}")
+                time.sleep(0.25)
+            cpu = cpu_seconds(worker.pid)
         finally:
             worker.send_signal(signal.SIGTERM)
-            with suppress(subprocess.TimeoutExpired):
+            try:
                 worker.wait(30)
-            if worker.poll() is None:
+            except subprocess.TimeoutExpired:
                 worker.kill()
                 worker.wait()
-        if (count := applied(file)) != events:
+        if count != events:
             raise SystemExit(f"the worker applied {count} of {events} events")
-    marks = asyncio.run(_progress(servers, topics.panes))
-    return _steady(marks, samples, events, array)
-
-
-async def _progress(servers: str, topic: str) -> list[tuple[float, int]]:
-    """Unix seconds and source messages folded by then, for every moment a batch reached the panes topic."""
-    decoder = msgspec.json.Decoder(PaneBatch)
-    consumer = aiokafka.AIOKafkaConsumer(bootstrap_servers=servers, enable_auto_commit=False)
-    await consumer.start()
-    try:
-        assignment = [TopicPartition(topic, partition) for partition in range(PARTITIONS)]
-        consumer.assign(assignment)
-        ends = await consumer.end_offsets(assignment)
-        await consumer.seek_to_beginning(*assignment)
-        found: list[tuple[float, int, int]] = []
-        while any([await consumer.position(tp) < ends[tp] for tp in assignment]):
-            for records in (await consumer.getmany(timeout_ms=1_000)).values():
-                for record in records:
-                    batch = decoder.decode(record.value)
-                    found.append((record.timestamp / 1_000, batch.partition, batch.last))
-    finally:
-        await consumer.stop()
-    folded: dict[int, int] = {}
-    marks = []
-    for moment, partition, last in sorted(found):
-        if last + 1 > folded.get(partition, 0):
-            folded[partition] = last + 1
-            marks.append((moment, sum(folded.values())))
-    return marks
-
-
-def _steady(
-    marks: Sequence[tuple[float, int]], samples: Sequence[tuple[float, float]], events: int, array: int
-) -> Measured:
-    total = marks[-1][1]
-    # A flush writes one batch for each source partition, all within a moment; its last mark stands for it.
-    flushes = [a for a, b in itertools.pairwise(marks) if b[0] - a[0] > 0.2] + [marks[-1]]
-    inner = [mark for mark in flushes if mark[1] < total]
-    if len(inner) < 2:
-        raise SystemExit(
-            f"{events} events are too few to time the worker: it needs some seconds; raise --events"
-        )
-    (begin, first), (end, last) = inner[0], inner[-1]
-    done = round((last - first) / total * events) if array > 1 else last - first
-    return Measured(done, end - begin, _cpu_at(samples, end) - _cpu_at(samples, begin))
-
-
-def _cpu_at(samples: Sequence[tuple[float, float]], moment: float) -> float:
-    index = min(max(bisect_left(samples, (moment, 0.0)), 1), len(samples) - 1)
-    (t0, c0), (t1, c1) = samples[index - 1], samples[index]
-    return c0 + (c1 - c0) * (moment - t0) / (t1 - t0)
+        clock = json.loads((folder / "clock.json").read_text())
+    return Measured(events, clock["seconds"], cpu - clock["cpu_before"])
 
 
 def recreate(settings: Settings, names: Sequence[str]) -> None:
@@ -314,8 +254,8 @@ def run(servers: str, events: int, faust_events: int, rounds: int) -> dict[str, 
             topic = single.topics.requests
             note("ceiling", run_role("ceiling", servers, topic, events))
             note("hand_written", run_role("hand_written", servers, topic, events))
-            note("worker_single", run_worker(single, events, 1))
-            note("worker_arrays", run_worker(arrays, events, ARRAY))
+            note("worker_single", run_worker(single, events))
+            note("worker_arrays", run_worker(arrays, events))
             note("idiomatic_faust", run_role("idiomatic_faust", servers, topic, faust_events))
     rows = [_row(name, runs) for name, runs in results.items()]
     rate = {row.name: row.events_per_s for row in rows}
@@ -370,16 +310,28 @@ def main() -> int:
     parser.add_argument("--output", choices=("table", "json"), default="table")
     parser.add_argument("--bootstrap-servers", metavar="HOST:PORT", help="default: a Kafka of its own")
     parser.add_argument("--events", type=int, metavar="N", help="default 1,000,000; 250,000 with --quick")
-    parser.add_argument("--role", choices=tuple(ROLES), help=argparse.SUPPRESS)
+    parser.add_argument("--role", choices=(*ROLES, "worker"), help=argparse.SUPPRESS)
     parser.add_argument("--topic", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.role == "worker":
+        flags = ["--bootstrap-servers", arguments.bootstrap_servers, "--topic-prefix", arguments.topic]
+        flags += [
+            "--group",
+            f"{arguments.topic}{time.time_ns()}",
+            "--store",
+            f"sqlite:///{Path.cwd()}/store.db",
+        ]
+        sys.argv = sys.argv[:1]  # Faust reads the command line, too
+        return worker(flags, arguments.events)
     if arguments.role:
-        # Faust reads the command line, too.
         sys.argv = sys.argv[:1]
         ROLES[arguments.role](arguments.bootstrap_servers, arguments.topic, PARTITIONS, arguments.events)
         return 0
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(143)
+    )  # unwind, so that nothing we started is left behind
     events = arguments.events or (250_000 if arguments.quick else 1_000_000)
-    faust_events, rounds = (5_000, 1) if arguments.quick else (20_000, 3)
+    faust_events, rounds = (15_000, 1) if arguments.quick else (50_000, 3)
     with ExitStack() as stack:
         servers = arguments.bootstrap_servers or stack.enter_context(local_kafka())
         try:
