@@ -46,11 +46,6 @@ def kafka_python_options(kafka: Kafka) -> dict[str, Any]:
     return options | _sasl(kafka)
 
 
-def aiokafka_options(kafka: Kafka) -> dict[str, Any]:
-    """Keyword arguments for aiokafka's clients."""
-    return kafka_python_options(kafka)
-
-
 def _sasl(kafka: Kafka) -> dict[str, Any]:
     if not kafka.security_protocol.startswith("SASL"):
         return {}

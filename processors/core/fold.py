@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from tidegauge.schemas.pane import PaneSnapshot
 from tidegauge.schemas.request import RequestEvent
 
@@ -13,6 +15,8 @@ from .views import COST_DAILY, GUARDRAILS, INTAKE, REQUESTS, REQUESTS_HOURLY, US
 
 Key = tuple[str, ...]
 _NANO = 1_000_000_000
+_FED: Final = (REQUESTS, GUARDRAILS, INTAKE, REQUESTS_HOURLY, COST_DAILY, USERS_DAILY)
+"""The views that request events feed, in the order of their snapshots."""
 
 
 class _Cell:
@@ -113,7 +117,7 @@ class Fold:
         """Absolute snapshots of the changed panes of the views that are due at ``now`` (seconds)."""
         self._gather()
         panes: list[PaneSnapshot] = []
-        for view in (REQUESTS, GUARDRAILS, INTAKE, REQUESTS_HOURLY, COST_DAILY, USERS_DAILY):
+        for view in _FED:
             due = self._due.get(view.name, 0.0)
             if view.flush_every <= 1.0 or now >= due:
                 self._due[view.name] = now + view.flush_every
@@ -123,8 +127,7 @@ class Fold:
     def seal(self) -> list[PaneSnapshot]:
         """Final snapshots of the epoch; forgets its panes."""
         self._gather()
-        views = (REQUESTS, GUARDRAILS, INTAKE, REQUESTS_HOURLY, COST_DAILY, USERS_DAILY)
-        panes = [pane for view in views for pane in self._take(view)]
+        panes = [pane for view in _FED for pane in self._take(view)]
         self._totals.clear()
         return panes
 

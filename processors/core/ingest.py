@@ -69,10 +69,9 @@ class Checkpoint(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Letter:
-    """A refused event for the dead letter topic, with the offset and append time (ms) of its record."""
+    """A refused event for the dead letter topic, with the offset of its record."""
 
     offset: int
-    timestamp: int
     refused: Refused
 
 
@@ -120,6 +119,7 @@ class Ingest:
         self._previous = checkpoint.previous
         self._last = -1
         self._watermark = checkpoint.watermark
+        self._epoch_watermark = checkpoint.watermark
         self._complete = checkpoint.watermark
         self._epoch_events = 0
         self._epoch_clock = 0
@@ -195,19 +195,13 @@ class Ingest:
         admitted, self._admitted = self._admitted, []
         done = self._checkpoint.last
         checkpoint = Checkpoint(
-            self._previous, self._epoch, self._epoch_watermark, max(done, self._last, self.position - 1)
+            self._previous, self._epoch, self._epoch_watermark, max(done, self.position - 1)
         )
         # What was delivered before the restart is not delivered again: panes would be refused as old versions,
         # dead letters would appear twice.
         letters = [letter for letter in letters if letter.offset > done]
         self._checkpoint = checkpoint
         return Outbox(batches, letters, admitted, checkpoint)
-
-    @property
-    def _epoch_watermark(self) -> float:
-        return self._watermark_at_epoch if self._epoch_events else self._watermark
-
-    _watermark_at_epoch = 0.0
 
     def _batch(self, panes: list[PaneSnapshot]) -> PaneBatch:
         return PaneBatch(self.topic, self.partition, self._epoch, self._last, self._complete, panes)
@@ -230,7 +224,6 @@ class Ingest:
                 self._seal(record.offset)
         if not self._epoch_events:
             self._epoch_clock = record.timestamp
-            self._watermark_at_epoch = self._watermark
         value = record.value
         self._last = record.offset
         # The common case, one good event a message, skips the building of lists.
@@ -277,7 +270,7 @@ class Ingest:
 
     def _refuse(self, record: Record, refused: Refused) -> None:
         self._fold.count(record.timestamp, f"refused_{refused.error.reason}")
-        self._letters.append(Letter(record.offset, record.timestamp, refused))
+        self._letters.append(Letter(record.offset, refused))
 
     def _seal(self, offset: int) -> None:
         panes = self._fold.seal()
@@ -286,5 +279,6 @@ class Ingest:
             self._sealed.append(self._batch(panes))
         self._admitted += self._admission.seal(self._epoch, self._watermark - self._config.allowed_lateness)
         self._previous, self._epoch = self._epoch, offset
+        self._epoch_watermark = self._watermark
         self._epoch_events = 0
         self._old_ids, self._ids = self._ids, set()

@@ -10,13 +10,13 @@ from typing import Any
 import msgspec
 
 from tidegauge.processors.core.cardinality import Admitted
-from tidegauge.processors.core.ingest import Checkpoint, Ingest, IngestConfig, Letter
+from tidegauge.processors.core.ingest import Checkpoint, Ingest, IngestConfig
 from tidegauge.processors.core.merge import route
 from tidegauge.processors.core.pricing import PriceTable
 from tidegauge.schemas.codec import encode
-from tidegauge.schemas.deadletter import MAX_COPY_BYTES, DeadLetter
 from tidegauge.schemas.pane import PaneBatch, PaneSnapshot
 from tidegauge.settings import Settings
+from tidegauge.sinks.deadletter import letter_of_event
 
 from .state import StateTable
 from .transport import Chunk
@@ -120,9 +120,10 @@ class Ingesting:
             for batch in out.batches:
                 futures += await self._send_panes(batch)
             for letter in out.letters:
-                futures.append(
-                    await self._send(self._topics.deadletter, None, self._letter(partition, letter))
+                dead = letter_of_event(
+                    self._topics.requests, partition, letter.offset, letter.refused, time()
                 )
+                futures.append(await self._send(self._topics.deadletter, None, dead))
             await asyncio.gather(*futures)
             entries: list[tuple[bytes, int, bytes | None]] = [
                 (_ADMITTED + f"{a.epoch}/{a.day}".encode(), out.checkpoint.last, encode(a))
@@ -148,21 +149,6 @@ class Ingesting:
                 )
                 futures.append(await self._send(self._topics.panes, partition, part))
         return futures
-
-    def _letter(self, partition: int, letter: Letter) -> DeadLetter:
-        error, raw = letter.refused.error, letter.refused.raw
-        return DeadLetter(
-            self._topics.requests,
-            partition,
-            letter.offset,
-            error.reason,
-            error.field,
-            error.expected,
-            time(),
-            raw[:MAX_COPY_BYTES],
-            len(raw),
-            letter.refused.index,
-        )
 
     async def _send(self, topic: str, partition: int | None, value: object) -> Awaitable[Any]:
         future: Awaitable[Any] = await self._producer().send(
