@@ -24,6 +24,7 @@ from tidegauge.settings import Settings
 from tidegauge.sinks.deadletter import why_not_resend
 
 from .options import add_settings, parse_time, settings_from
+from .terminal import printable
 
 _LIST_LIMIT: Final = 50
 _NOTE: Final = (
@@ -208,18 +209,13 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
         origin += f"[{row['origin_index']}]" if row.get("origin_index") is not None else ""
         size = f"{row.get('size', '')}{'+' if row.get('truncated') else ''}"
         cells = {**row, "origin": origin if "origin_topic" in row else "", "size": size}
-        lines.append(tuple(_printable(str(cells.get(head, ""))) for head in heads))
+        lines.append(tuple(printable(str(cells.get(head, ""))) for head in heads))
     widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
     for number, line in enumerate(lines):
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
         payload = rows[number - 1].get("payload", rows[number - 1].get("payload_base64")) if number else None
         if payload is not None:
-            print(f"    {_printable(payload)}")
-
-
-# Anybody who can publish can put control sequences for a terminal into an event.
-def _printable(text: str) -> str:
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+            print(f"    {printable(payload)}")
 
 
 def _resend(args: argparse.Namespace, settings: Settings, letters: Iterator[Stored]) -> int:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from rich.console import Group
 from rich.panel import Panel
 from rich.table import Table
+from rich.text import Text
 
 from tidegauge.sinks.base import Store
 from tidegauge.sinks.query import Row, rows
+
+from .terminal import printable
 
 _MINUTES = 12
 _BARS = " ▁▂▃▄▅▆▇█"
@@ -36,7 +39,7 @@ def dashboard(store: Store) -> Group:
         model = str(row["model"])
         spent = cost.get(model, {})
         models.add_row(
-            model or "–",
+            _name(model),
             f"{row['requests']:,}",
             f"{row['errors']:,}",
             *(_seconds(row.get(f"latency_p{p}")) for p in (50, 95, 99)),
@@ -50,9 +53,7 @@ def dashboard(store: Store) -> Group:
         guardrails.add_column(name, justify="right")
     for row in rows(store, "guardrails", by=["guardrail", "stage", "action"]):
         guardrails.add_row(
-            str(row["guardrail"]),
-            str(row["stage"]),
-            str(row["action"]),
+            *(_name(row[dimension]) for dimension in ("guardrail", "stage", "action")),
             f"{row['checks']:,}",
             f"{row['triggers']:,}",
             f"{float(row.get('rate') or 0):.2%}",
@@ -61,6 +62,11 @@ def dashboard(store: Store) -> Group:
         Panel(models, title="tidegauge: requests by model", subtitle="Ctrl-C ends it"),
         Panel(guardrails, title="guardrails"),
     )
+
+
+def _name(value: object) -> Text:
+    # Text, since rich would take a name with brackets for markup, and fail on some.
+    return Text(printable(str(value)) or "–")
 
 
 def _seconds(value: object) -> str:

@@ -13,6 +13,8 @@ import msgspec
 from tidegauge.processors.core.views import MEASUREMENTS, FieldValue
 from tidegauge.sinks.query import Row, columns, frame
 
+from .terminal import printable
+
 _SHOWN: Final = {
     "latency": (
         "requests",
@@ -97,9 +99,7 @@ def _title(name: str) -> str:
 
 
 def _printable(value: FieldValue | None) -> str:
-    # A control sequence in a name must not reach the terminal.
-    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(value))
-    return text or _NONE
+    return printable(str(value)) or _NONE
 
 
 def _human(view: str, name: str, row: Row) -> str:
