@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import anthropic
@@ -18,23 +17,6 @@ from tidegauge.producers import Client
 from tidegauge.producers.anthropic import instrument, receipt_of, uninstrument
 from tidegauge.producers.anthropic_record import Record
 from tidegauge.producers.receipt import decode_receipt
-
-
-@pytest.fixture
-def api() -> Iterator[MessagesAPI]:
-    with MessagesAPI() as server:
-        yield server
-
-
-@pytest.fixture
-def recorder() -> Recorder:
-    return Recorder()
-
-
-@pytest.fixture
-def client(api: MessagesAPI, recorder: Recorder) -> Iterator[anthropic.Anthropic]:
-    with sync_client(api, recorder) as instrumented:
-        yield instrumented
 
 
 def test_an_event_holds_the_models_the_usage_and_the_stop_reason(

@@ -7,7 +7,6 @@ import contextvars
 import gc
 import logging
 import threading
-from collections.abc import Iterator
 
 import anthropic
 import pytest
@@ -17,23 +16,6 @@ from tests.support.messages_api import MessagesAPI, message
 from tidegauge.producers import diagnostics
 from tidegauge.producers.context import context, current_call, current_context
 from tidegauge.producers.receipt import decode_receipt
-
-
-@pytest.fixture
-def api() -> Iterator[MessagesAPI]:
-    with MessagesAPI() as server:
-        yield server
-
-
-@pytest.fixture
-def recorder() -> Recorder:
-    return Recorder()
-
-
-@pytest.fixture
-def client(api: MessagesAPI, recorder: Recorder) -> Iterator[anthropic.Anthropic]:
-    with sync_client(api, recorder) as instrumented:
-        yield instrumented
 
 
 def test_the_calls_of_a_block_carry_its_labels(recorder: Recorder, client: anthropic.Anthropic) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import weakref
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
@@ -18,23 +18,6 @@ from tests.support.messages_api import MessagesAPI, Reply, message, thinking, to
 from tidegauge.producers.anthropic import receipt_of
 from tidegauge.producers.context import context
 from tidegauge.producers.receipt import decode_receipt
-
-
-@pytest.fixture
-def api() -> Iterator[MessagesAPI]:
-    with MessagesAPI() as server:
-        yield server
-
-
-@pytest.fixture
-def recorder() -> Recorder:
-    return Recorder()
-
-
-@pytest.fixture
-def client(api: MessagesAPI, recorder: Recorder) -> Iterator[anthropic.Anthropic]:
-    with sync_client(api, recorder) as instrumented:
-        yield instrumented
 
 
 def test_a_stream_read_to_its_end_is_recorded_with_its_usage(
