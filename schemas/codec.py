@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Final, Generic, TypeVar
 
 import msgspec
@@ -24,6 +25,7 @@ MAX_EVENTS_PER_MESSAGE: Final = 10_000
 
 T = TypeVar("T")
 _encoder = msgspec.json.Encoder()
+_version = attrgetter("schema_version")
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,9 @@ class Codec(Generic[T]):
         try:
             events = self._many.decode(message)
             if 0 < len(events) <= MAX_EVENTS_PER_MESSAGE:
-                return [self._check(event) for event in events], []
+                if self._rule is not None or max(map(_version, events)) > SCHEMA_VERSION:
+                    events = [self._check(event) for event in events]
+                return events, []
         except (msgspec.MsgspecError, InvalidEventError, RecursionError, UnicodeDecodeError):
             pass  # found again below, event by event
         raws: Sequence[msgspec.Raw | bytes] | None
@@ -97,6 +101,15 @@ class Codec(Generic[T]):
             except (msgspec.MsgspecError, InvalidEventError, RecursionError, UnicodeDecodeError) as error:
                 refused.append(Refused(index, explain(error, self.kind, bytes(raw)), bytes(raw)))
         return good, refused
+
+    def split(self, message: bytes) -> Sequence[bytes] | None:
+        """The bytes of each event of an array, good or bad; ``None`` of a message that is no readable array."""
+        if message.lstrip()[:1] != b"[":
+            return None
+        try:
+            return [bytes(raw) for raw in self._raw.decode(message)]
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+            return split_array(message, MAX_EVENTS_PER_MESSAGE)
 
     def _check(self, event: T) -> T:
         version: int = getattr(event, "schema_version", SCHEMA_VERSION)

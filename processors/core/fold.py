@@ -1,33 +1,74 @@
-"""Folding events into base panes, and deriving the other views' panes from what changed."""
+"""Folding request events into base panes, and deriving the other views' panes from what changed."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
+
+import numpy as np
+import numpy.typing as npt
 
 from tidegauge.schemas.pane import PaneSnapshot
 from tidegauge.schemas.request import RequestEvent
 
-from .aggregate import Aggregate
+from . import request_columns as columns
 from .cardinality import DAY, Admission
-from .pricing import PriceTable
-from .sketch import Sketch
-from .views import COST_DAILY, GUARDRAILS, INTAKE, REQUESTS, REQUESTS_HOURLY, USERS_DAILY, View
+from .pane_table import Flags, Integers, PaneTable, group
+from .pricing import PriceTable, UnitPrice
+from .request_columns import Columns, RequestColumns
+from .sketch import MAX_VALUE
+from .views import (
+    COST_DAILY,
+    GUARDRAILS,
+    INTAKE,
+    REQUEST_COUNTERS,
+    REQUESTS,
+    REQUESTS_HOURLY,
+    USERS_DAILY,
+)
 
-Key = tuple[str, ...]
-_NANO = 1_000_000_000
 _FED: Final = (REQUESTS, GUARDRAILS, INTAKE, REQUESTS_HOURLY, COST_DAILY, USERS_DAILY)
 """The views that request events feed, in the order of their snapshots."""
 
+_BLOCK: Final = 8_192
+"""Events that are summed at once; more do not fit into the processor's cache."""
+_MINUTE_BITS: Final = 27
+_NANO: Final = 1_000_000_000
+_TOKENS: Final = (
+    columns.INPUT,
+    columns.OUTPUT,
+    columns.CACHE_READ,
+    columns.CACHE_CREATION,
+    columns.CACHE_CREATION_1H,
+    columns.REASONING,
+)
+_AT: Final = {name: position for position, name in enumerate(REQUEST_COUNTERS)}
+_COSTS: Final = np.array(
+    [
+        _AT[name]
+        for name in (
+            "cost_nano_usd",
+            "input_cost_nano_usd",
+            "output_cost_nano_usd",
+            "cache_read_cost_nano_usd",
+            "cache_creation_cost_nano_usd",
+        )
+    ]
+)
+_COST: Final = _AT["cost_nano_usd"]
+_UNPRICED: Final = _AT["unpriced_requests"]
+_USER_COUNTERS: Final = np.array([_AT[name] for name in USERS_DAILY.counters])
 
-class _Cell:
-    """What one series gathered in one minute since the last flush."""
 
-    __slots__ = ("aggregate", "guardrails", "key")
+class _Series:
+    """Where the events of one route and minute go: rows of the base view and of those derived, and the price."""
 
-    def __init__(self, key: Key) -> None:
-        self.key = key
-        self.aggregate = REQUESTS.empty()
-        self.guardrails: dict[Key, tuple[Key, list[int]]] = {}
+    __slots__ = ("row", "unit")
+
+    def __init__(self, row: int, unit: UnitPrice | None) -> None:
+        self.row = row
+        self.unit = unit
 
 
 class Fold:
@@ -41,191 +82,234 @@ class Fold:
 
     def __init__(self, topic: str, prices: PriceTable, admission: Admission) -> None:
         self._topic = topic
-        self._unit = prices.unit
+        self._prices = prices
         self._admission = admission
-        self._cells: dict[int, dict[Key, _Cell]] = {}
-        self._users: dict[tuple[int, Key], list[int]] = {}
-        self._outcomes: dict[tuple[int, str], int] = {}
-        self._totals: dict[str, dict[tuple[int, Key], Aggregate]] = {}
-        self._dirty: dict[str, dict[tuple[int, Key], None]] = {}
+        self._events = RequestColumns()
+        self._outcomes: Counter[tuple[int, str]] = Counter()
         self._due: dict[str, float] = {}
+        self._open()
+
+    def _open(self) -> None:
+        self._tables = {view.name: PaneTable(view) for view in _FED}
+        self._series: dict[int, _Series] = {}
+        self._derived: dict[int, tuple[int, int]] = {}
+        self._users: dict[int, int] = {}
+        self._checks: dict[int, int] = {}
+        self._services: columns.Names[str] = columns.Names()
 
     @property
     def pending(self) -> bool:
         """Whether anything changed that no snapshot has shown yet."""
-        return bool(self._outcomes or self._cells or any(self._dirty.values()))
+        return bool(self._outcomes) or len(self._events) > 0 or any(t.pending for t in self._tables.values())
 
-    def count(self, append_time: int, outcome: str) -> None:
-        """Count one event's outcome at its append time (ms)."""
-        key = (append_time // 60_000, outcome)
-        self._outcomes[key] = self._outcomes.get(key, 0) + 1
+    def count(self, append_time: int, outcome: str, events: int = 1) -> None:
+        """Count the outcome of some events with one append time (ms)."""
+        self._outcomes[append_time // 60_000, outcome] += events
 
-    def add(self, event: RequestEvent) -> None:
-        """Fold one event that is valid, in time and no duplicate."""
-        time = event.time
-        minute = int(time) // 60
-        key = (
-            event.service,
-            event.environment,
-            event.team,
-            event.provider,
-            event.model,
-            event.prompt,
-            event.prompt_version,
-        )
-        cells = self._cells.get(minute)
-        if cells is None:
-            cells = self._cells[minute] = {}
-        cell = cells.get(key)
-        if cell is None:
-            admitted = self._admission.admit("requests", minute // 1440, key)
-            cell = cells.get(admitted)
-            if cell is None:
-                cell = cells[admitted] = _Cell(admitted)
-            cells[key] = cell
-        c = cell.aggregate.counters
-        latency, first_chunk, rate = cell.aggregate.sketches
-        c[0] += 1
-        if event.error:
-            c[1] += 1
-        c[2] += event.retries
-        inputs, outputs = event.input_tokens or 0, event.output_tokens or 0
-        read, creation = event.cache_read_input_tokens, event.cache_creation_input_tokens
-        c[3] += inputs
-        c[4] += outputs
-        if read or creation:
-            c[5] += read
-            c[6] += creation
-            c[7] += event.cache_creation_1h_input_tokens
-        c[8] += event.reasoning_output_tokens
-        cost, unpriced = self._price(event, inputs, outputs, c)
-        duration = event.duration
-        if duration is not None:
-            latency.add(round(duration * _NANO))
-            first = event.time_to_first_chunk
-            generating = duration - first if first is not None else duration
-            if outputs and generating > 0:
-                rate.add(round(outputs * 1000 / generating))
-        if event.time_to_first_chunk is not None:
-            first_chunk.add(round(event.time_to_first_chunk * _NANO))
-        if event.guardrails:
-            self._add_guardrails(cell, event, minute // 1440)
-        if event.user:
-            self._add_user(event, inputs, outputs, cost, unpriced)
+    def add(self, events: Sequence[RequestEvent]) -> None:
+        """Fold events that are valid, in time and no duplicates, in the order of the log."""
+        self._events.add(events)
+        if len(self._events) >= _BLOCK:
+            self._gather()
 
     def snapshots(self, now: float) -> list[PaneSnapshot]:
         """Absolute snapshots of the changed panes of the views that are due at ``now`` (seconds)."""
         self._gather()
         panes: list[PaneSnapshot] = []
         for view in _FED:
-            due = self._due.get(view.name, 0.0)
-            if view.flush_every <= 1.0 or now >= due:
+            if view.flush_every <= 1.0 or now >= self._due.get(view.name, 0.0):
                 self._due[view.name] = now + view.flush_every
-                panes += self._take(view)
+                panes += self._tables[view.name].take()
         return panes
 
     def seal(self) -> list[PaneSnapshot]:
         """Final snapshots of the epoch; forgets its panes."""
         self._gather()
-        panes = [pane for view in _FED for pane in self._take(view)]
-        self._totals.clear()
+        panes = [pane for view in _FED for pane in self._tables[view.name].take()]
+        self._open()
         return panes
-
-    def _price(self, event: RequestEvent, inputs: int, outputs: int, c: list[int]) -> tuple[int, bool]:
-        if event.cost is not None:
-            c[9] += event.cost
-            c[14] += 1
-            return event.cost, False
-        if event.input_tokens is None and event.output_tokens is None:
-            if event.error:
-                c[15] += 1  # a call that failed before it used anything is known to cost nothing
-                return 0, False
-            c[17] += 1
-            return 0, True
-        unit = self._unit(event.provider, event.response_model or event.model, event.time)
-        if unit is None and event.response_model:
-            unit = self._unit(event.provider, event.model, event.time)
-        if unit is None:
-            c[17] += 1
-            return 0, True
-        cost = unit.cost(
-            inputs,
-            outputs,
-            event.cache_read_input_tokens,
-            event.cache_creation_input_tokens,
-            event.cache_creation_1h_input_tokens,
-            event.reasoning_output_tokens,
-        )
-        c[9] += cost[0]
-        c[10] += cost[1]
-        c[11] += cost[2]
-        c[12] += cost[3]
-        c[13] += cost[4]
-        c[16 if event.usage_estimated or unit.inferred else 15] += 1
-        return cost[0], False
-
-    def _add_guardrails(self, cell: _Cell, event: RequestEvent, day: int) -> None:
-        for result in event.guardrails:
-            key = (result.name, result.stage, result.action, result.version)
-            entry = cell.guardrails.get(key)
-            if entry is None:
-                # Admitted here and not at the flush: who comes first must be the log's decision.
-                admitted = self._admission.admit("guardrails", day, (cell.key[0], *key, *cell.key[4:]))
-                entry = cell.guardrails[key] = (admitted, [0, 0, 0, 0, 0])
-            counts = entry[1]
-            counts[0] += 1
-            counts[1] += result.triggered
-            counts[2] += result.status == "error"
-            counts[3] += result.status == "timeout"
-            counts[4] += round((result.duration or 0.0) * _NANO)
-
-    def _add_user(self, event: RequestEvent, inputs: int, outputs: int, cost: int, unpriced: bool) -> None:  # noqa: FBT001
-        day = int(event.time) // DAY
-        key = self._admission.admit("users", day, (event.service, event.user))
-        counts = self._users.get((day, key))
-        if counts is None:
-            counts = self._users[day, key] = [0, 0, 0, 0, 0]
-        counts[0] += 1
-        counts[1] += inputs
-        counts[2] += outputs
-        counts[3] += cost
-        counts[4] += unpriced
 
     def _gather(self) -> None:
-        """Merge what came since the last flush into the epoch's panes, view by view."""
-        for minute, cells in self._cells.items():
-            start = minute * 60
-            hour, day = start - start % 3600, start - start % DAY
-            for cell in {id(cell): cell for cell in cells.values()}.values():
-                self._merge(REQUESTS_HOURLY, hour, cell.key, cell.aggregate)
-                self._merge(COST_DAILY, day, cell.key[:5], Aggregate(cell.aggregate.counters, []))
-                self._merge(REQUESTS, start, cell.key, cell.aggregate)
-                for key, counts in cell.guardrails.values():
-                    self._merge(GUARDRAILS, start, key, Aggregate(counts, []))
-        for (day, key), counts in self._users.items():
-            self._merge(USERS_DAILY, day * DAY, key, Aggregate(counts, []))
-        for (minute, outcome), n in self._outcomes.items():
-            self._merge(INTAKE, minute * 60, (self._topic, outcome), Aggregate([n], []))
-        self._cells = {}
-        self._users = {}
-        self._outcomes = {}
+        """Sum what came since the last time into the epoch's panes, view by view."""
+        if self._outcomes:
+            self._add_outcomes()
+        if not len(self._events):
+            return
+        block = self._events.take()
+        minutes = block.numbers[:, columns.TIME].astype(np.int64) // 60
+        found, each = self._find_series(block.routes << _MINUTE_BITS | minutes)
+        counters, large = self._count(block, found, each)
+        rows = np.array([series.row for series in found], dtype=np.int64)[each]
+        self._add_requests(block, rows, counters)
+        if len(block.checks):
+            self._add_checks(block, rows)
+        users = self._add_users(block, minutes // (DAY // 60), counters)
+        for event, costs in large:
+            self._add_large(int(rows[event]), users.get(event), costs)
+        if self._events.forget_many():
+            self._series, self._users, self._checks = {}, {}, {}
+            self._services = columns.Names()
 
-    def _merge(self, view: View, start: int, key: Key, part: Aggregate) -> None:
-        totals = self._totals.setdefault(view.name, {})
-        total = totals.get((start, key))
-        if total is None:
-            total = totals[start, key] = view.empty()
-        total.merge(part)
-        self._dirty.setdefault(view.name, {})[start, key] = None
+    def _find_series(self, names: Integers) -> tuple[list[_Series], Integers]:
+        """The series among ``names`` (route and minute), and which of them each event belongs to."""
+        distinct, first, each = np.unique(names, return_index=True, return_inverse=True)
+        keys = distinct.tolist()
+        # In order of first appearance: whom the caps admit is the log's decision.
+        for i in np.argsort(first).tolist():
+            if keys[i] not in self._series:
+                self._series[keys[i]] = self._new_series(keys[i])
+        return [self._series[key] for key in keys], each
 
-    def _take(self, view: View) -> list[PaneSnapshot]:
-        dirty = self._dirty.pop(view.name, {})
-        totals = self._totals.get(view.name, {})
-        panes = []
-        for start, key in dirty:
-            total = totals[start, key]
-            sketches: list[Sketch] = total.sketches
-            panes.append(
-                PaneSnapshot(view.name, key, start, list(total.counters), [s.snapshot() for s in sketches])
+    def _new_series(self, name: int) -> _Series:
+        *key, response_model = self._events.routes[name >> _MINUTE_BITS]
+        start = (name & ((1 << _MINUTE_BITS) - 1)) * 60
+        admitted = self._admission.admit("requests", start // DAY, tuple(key))
+        row = self._tables[REQUESTS.name].row(start, admitted)
+        if row not in self._derived:
+            self._derived[row] = (
+                self._tables[REQUESTS_HOURLY.name].row(start - start % 3600, admitted),
+                self._tables[COST_DAILY.name].row(start - start % DAY, admitted[:5]),
             )
-        return panes
+        provider, model = key[3], key[4]
+        unit = self._prices.unit(provider, response_model or model, start)
+        if unit is None and response_model:
+            unit = self._prices.unit(provider, model, start)
+        return _Series(row, unit)
+
+    def _count(
+        self, block: Columns, found: Sequence[_Series], each: Integers
+    ) -> tuple[Integers, list[tuple[int, list[int]]]]:
+        """The counters of each event, and the costs that 64 bits may not hold, with the event's position."""
+        events = len(block.numbers)
+        counters = np.zeros((events, len(REQUEST_COUNTERS)), dtype=np.int64)
+        known = ~np.isnan(block.numbers[:, [columns.INPUT, columns.OUTPUT]]).all(axis=1)
+        tokens = np.nan_to_num(block.numbers[:, _TOKENS]).astype(np.int64)
+        failed = np.zeros(events, dtype=np.bool_)
+        failed[block.failed] = True
+        counters[:, _AT["requests"]] = 1
+        counters[:, _AT["errors"]] = failed
+        counters[:, _AT["retries"]] = block.numbers[:, columns.RETRIES]
+        first = _AT["input_tokens"]
+        counters[:, first : first + len(_TOKENS)] = tokens
+
+        reported = np.zeros(events, dtype=np.bool_)
+        for event, cost in block.reported:
+            reported[event] = True
+            counters[event, _COST] = cost
+        units = [series.unit for series in found]
+        priced = np.array([unit is not None for unit in units])[each] & known & ~reported
+        inferred = np.array([unit is not None and unit.inferred for unit in units])[each]
+        estimated = priced & (inferred | (block.numbers[:, columns.ESTIMATED] > 0))
+        # A call that failed before it used anything is known to cost nothing.
+        free = ~known & failed & ~reported
+        counters[:, _AT["provider_reported_requests"]] = reported
+        counters[:, _AT["priced_requests"]] = (priced & ~estimated) | free
+        counters[:, _AT["estimated_requests"]] = estimated
+        counters[:, _UNPRICED] = ~(reported | priced | free)
+
+        large: list[tuple[int, list[int]]] = []
+        prices = {id(unit): unit for unit in units if unit is not None}
+        number = {identity: i for i, identity in enumerate(prices)}
+        which = np.array([number.get(id(unit), -1) for unit in units])[each]
+        for i, unit in enumerate(prices.values()):
+            mine = np.flatnonzero((which == i) & priced)
+            costs = unit.costs(tokens[mine])
+            if costs is None:
+                large += [(e, list(unit.cost(*tokens[e].tolist()))) for e in mine.tolist()]
+            else:
+                counters[np.ix_(mine, _COSTS)] = costs
+        return counters, large
+
+    def _add_requests(self, block: Columns, rows: Integers, counters: Integers) -> None:
+        base, each = np.unique(rows, return_inverse=True)
+        groups = group(each, len(base), counters, _distributions(block))
+        self._tables[REQUESTS.name].add(base, groups)
+        derived = np.array([self._derived[row] for row in base.tolist()], dtype=np.int64)
+        for view, theirs in ((REQUESTS_HOURLY, derived[:, 0]), (COST_DAILY, derived[:, 1])):
+            distinct, to = np.unique(theirs, return_inverse=True)
+            self._tables[view.name].add(distinct, groups.regroup(to, len(distinct)))
+
+    def _add_checks(self, block: Columns, rows: Integers) -> None:
+        events, checks, triggered, status, nanoseconds = block.checks.T
+        table = self._tables[GUARDRAILS.name]
+        requests = self._tables[REQUESTS.name]
+
+        def new(name: int) -> int:
+            start, key = requests.name(name >> 31)
+            check = self._events.checks[name & 0x7FFF_FFFF]
+            wanted = (key[0], *check, *key[4:])
+            return table.row(start, self._admission.admit("guardrails", start // DAY, wanted))
+
+        assigned = _assign(self._checks, rows[events] << 31 | checks, new)
+        counters = np.stack(
+            (np.ones_like(checks), triggered, status == 1, status == 2, nanoseconds), axis=1
+        ).astype(np.int64)
+        distinct, each = np.unique(assigned, return_inverse=True)
+        table.add(distinct, group(each, len(distinct), counters))
+
+    def _add_users(self, block: Columns, days: Integers, counters: Integers) -> dict[int, int]:
+        """Add to the users' panes; returns the row of each event that has a user."""
+        there = np.flatnonzero(block.users)
+        if not len(there):
+            return {}
+        table = self._tables[USERS_DAILY.name]
+        routes = block.routes[there]
+        distinct, each = np.unique(routes, return_inverse=True)
+        services = self._services.numbers(self._events.routes[route][0] for route in distinct.tolist())
+        names = np.array(services, dtype=np.int64)[each] << 47 | block.users[there] << 16 | days[there]
+
+        def new(name: int) -> int:
+            day = name & 0xFFFF
+            wanted = (self._services[name >> 47], self._events.users[name >> 16 & 0x7FFF_FFFF])
+            return table.row(day * DAY, self._admission.admit("users", day, wanted))
+
+        assigned = _assign(self._users, names, new)
+        rows, each = np.unique(assigned, return_inverse=True)
+        table.add(rows, group(each, len(rows), counters[np.ix_(there, _USER_COUNTERS)]))
+        return dict(zip(there.tolist(), assigned.tolist(), strict=True))
+
+    def _add_large(self, row: int, user: int | None, costs: Iterable[int]) -> None:
+        hour, day = self._derived[row]
+        for column, cost in zip(_COSTS.tolist(), costs, strict=True):
+            self._tables[REQUESTS.name].add_exactly(row, column, cost)
+            self._tables[REQUESTS_HOURLY.name].add_exactly(hour, column, cost)
+            self._tables[COST_DAILY.name].add_exactly(day, column, cost)
+            if user is not None and column == _COST:
+                position = USERS_DAILY.counters.index("cost_nano_usd")
+                self._tables[USERS_DAILY.name].add_exactly(user, position, cost)
+
+    def _add_outcomes(self) -> None:
+        table = self._tables[INTAKE.name]
+        for (minute, outcome), events in self._outcomes.items():
+            table.add_exactly(table.row(minute * 60, (self._topic, outcome)), 0, events)
+        self._outcomes.clear()
+
+
+def _assign(known: dict[int, int], names: Integers, new: Callable[[int], int]) -> Integers:
+    """The row of each name; ``new`` is asked for those not known yet, in order of first appearance."""
+    distinct, first, each = np.unique(names, return_index=True, return_inverse=True)
+    keys = distinct.tolist()
+    for i in np.argsort(first).tolist():
+        if keys[i] not in known:
+            known[keys[i]] = new(keys[i])
+    return np.array([known[key] for key in keys], dtype=np.int64)[each]
+
+
+def _distributions(block: Columns) -> list[tuple[Integers, Flags]]:
+    """Latency (ns), time to first chunk (ns) and output rate (thousandths of a token per second)."""
+    duration = block.numbers[:, columns.DURATION]
+    first_chunk = block.numbers[:, columns.FIRST_CHUNK]
+    outputs = np.nan_to_num(block.numbers[:, columns.OUTPUT])
+    generating = duration - np.nan_to_num(first_chunk)
+    measurable = (outputs > 0) & (generating > 0)  # neither holds of NaN
+    with np.errstate(over="ignore"):
+        rate = outputs * 1000 / np.where(measurable, generating, 1.0)
+    return [
+        (_whole(duration * _NANO), ~np.isnan(duration)),
+        (_whole(first_chunk * _NANO), ~np.isnan(first_chunk)),
+        (_whole(rate), measurable),
+    ]
+
+
+def _whole(values: npt.NDArray[np.float64]) -> Integers:
+    return np.rint(np.minimum(np.nan_to_num(values), float(MAX_VALUE))).astype(np.int64)

@@ -17,20 +17,25 @@ the one before it for its event ids alone: duplicates are recognised over one to
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
 from tidegauge.errors import InvalidEventError
 from tidegauge.schemas.codec import MAX_MESSAGE_BYTES, Codec, Refused
+from tidegauge.schemas.common import SCHEMA_VERSION
 from tidegauge.schemas.pane import PaneBatch, PaneSnapshot
-from tidegauge.schemas.request import RequestEvent
 
 from .cardinality import Admission, Admitted
 from .fold import Fold
 from .pricing import PriceTable
+from .request_columns import IncomingRequest
+
+_BATCH: Final = 512
+"""Records decoded at once: more structs kept alive together are slower to make, see ``request_columns``."""
 
 
 class Record(Protocol):
@@ -108,7 +113,7 @@ class Ingest:
         self.topic = topic
         self.partition = partition
         self._config = config
-        self._codec = Codec(RequestEvent)
+        self._codec = Codec(IncomingRequest)
         checkpoint = checkpoint or Checkpoint()
         self._checkpoint = checkpoint
         self._admission = Admission(config.max_series, config.max_dimension_values, admitted)
@@ -166,18 +171,22 @@ class Ingest:
         self._previous = self.position = earliest
         return 0
 
-    def apply(self, records: Iterable[Record]) -> int:
+    def apply(self, records: Sequence[Record]) -> int:
         """Fold a contiguous run of records; those before ``position`` are skipped. Returns the events folded."""
         applied = 0
-        for record in records:
-            offset = record.offset
-            if offset < self.position:
-                continue
-            if offset < self._epoch:
-                self._remember(record)
-            else:
-                applied += self._fold_record(record)
-            self.position = offset + 1
+        first = 0
+        while first < len(records) and records[first].offset < self._epoch:
+            if records[first].offset >= self.position:
+                self._remember(records[first])
+            first += 1
+        while first < len(records) and records[first].offset < self.position:
+            first += 1
+        for begin in range(first, len(records), _BATCH):
+            batch = records[begin : begin + _BATCH]
+            folded = self._fold_singles(batch)
+            applied += self._fold_any(batch) if folded is None else folded
+        if records and records[-1].offset >= self.position:
+            self.position = records[-1].offset + 1
         return applied
 
     def flush(self, now: float) -> Outbox:
@@ -191,7 +200,7 @@ class Ingest:
         batches, self._sealed = self._sealed, []
         if panes:
             batches.append(self._batch(panes))
-        letters, self._letters = self._letters, []
+        letters, self._letters = sorted(self._letters, key=_place), []
         admitted, self._admitted = self._admitted, []
         done = self._checkpoint.last
         checkpoint = Checkpoint(
@@ -214,63 +223,130 @@ class Ingest:
 
     def _remember(self, record: Record) -> None:
         events, _ = self._codec.decode(record.value)
-        limit = record.timestamp / 1000 + self._config.future_tolerance
+        limit = self._latest(record)
         self._old_ids.update(event.id for event in events if event.time <= limit)
 
-    def _fold_record(self, record: Record) -> int:
-        if self._epoch_events:
-            clock = record.timestamp - self._epoch_clock
-            if self._epoch_events >= self._config.epoch_events or clock >= self._config.epoch_seconds * 1000:
-                self._seal(record.offset)
+    def _fold_singles(self, batch: Sequence[Record]) -> int | None:
+        """Fold records of one good event each, the common case; ``None`` where it is not, and nothing was done."""
+        stamps = [record.timestamp for record in batch]
         if not self._epoch_events:
-            self._epoch_clock = record.timestamp
-        value = record.value
-        self._last = record.offset
-        # The common case, one good event a message, skips the building of lists.
-        if value is not None and value[:1] == b"{" and len(value) <= MAX_MESSAGE_BYTES:
-            try:
-                event = self._codec.decode_one(value)
-                if event.schema_version == 1:
-                    self._epoch_events += 1
-                    return self._fold_event(event, record)
-            except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-                pass  # the codec below finds it again and says why
-        events, refused = self._codec.decode(value)
-        self._epoch_events += len(events) + len(refused)
-        applied = 0
-        for event in events:
-            applied += self._fold_event(event, record)
-        for refusal in refused:
-            self._refuse(record, refusal)
-        return applied
+            self._epoch_clock = stamps[0]
+        if (
+            self._epoch_events + len(batch) > self._config.epoch_events
+            or max(stamps) - self._epoch_clock >= self._config.epoch_seconds * 1000
+        ):
+            return None  # the epoch may end in the middle
+        decode = self._codec.decode_one
+        try:
+            events = [decode(record.value) for record in batch]  # type: ignore[arg-type]
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError, TypeError):
+            return None
+        if (
+            max([event.schema_version for event in events]) > SCHEMA_VERSION
+            or max([event.time for event in events]) > min(stamps) / 1000 + self._config.future_tolerance
+            or max([len(record.value or b"") for record in batch]) > MAX_MESSAGE_BYTES
+        ):
+            return None
+        self._epoch_events += len(batch)
+        self._last = batch[-1].offset
+        return self._fold_events(events, stamps)
 
-    def _fold_event(self, event: RequestEvent, record: Record) -> int:
-        time = event.time
-        append_time = record.timestamp
-        if time > append_time / 1000 + self._config.future_tolerance:
-            expected = f"at most {self._config.future_tolerance:g} s after Kafka received it"
-            error = InvalidEventError("future_time", "time", expected)
-            self._refuse(record, Refused(None, error, msgspec.json.encode(event)))
+    def _fold_any(self, batch: Sequence[Record]) -> int:
+        """Fold whatever comes, record by record."""
+        applied = 0
+        events: list[IncomingRequest] = []
+        stamps: list[int] = []
+        for record in batch:
+            if self._epoch_ends(record):
+                applied += self._fold_events(events, stamps)
+                events, stamps = [], []
+                self._seal(record.offset)
+            if not self._epoch_events:
+                self._epoch_clock = record.timestamp
+            self._last = record.offset
+            found, refused = self._codec.decode(record.value)
+            self._epoch_events += len(found) + len(refused)
+            if found and max([event.time for event in found]) > self._latest(record):
+                found, ahead = self._without_future(record, found, {refusal.index for refusal in refused})
+                refused += ahead
+            for refusal in refused:
+                self._fold.count(record.timestamp, f"refused_{refusal.error.reason}")
+                self._letters.append(Letter(record.offset, refusal))
+            events += found
+            stamps += [record.timestamp] * len(found)
+            if len(events) >= _BATCH:
+                applied += self._fold_events(events, stamps)
+                events, stamps = [], []
+        return applied + self._fold_events(events, stamps)
+
+    def _epoch_ends(self, record: Record) -> bool:
+        if not self._epoch_events:
+            return False
+        clock = record.timestamp - self._epoch_clock
+        return self._epoch_events >= self._config.epoch_events or clock >= self._config.epoch_seconds * 1000
+
+    def _latest(self, record: Record) -> float:
+        """The greatest event time that a record may hold."""
+        return record.timestamp / 1000 + self._config.future_tolerance
+
+    def _without_future(
+        self, record: Record, events: Sequence[IncomingRequest], gone: Set[int | None]
+    ) -> tuple[list[IncomingRequest], list[Refused]]:
+        """Part a message's good events (all but those at ``gone``) from those that come too early."""
+        expected = f"at most {self._config.future_tolerance:g} s after Kafka received it"
+        raws = self._codec.split(record.value or b"")
+        good: list[IncomingRequest] = []
+        refused: list[Refused] = []
+        places = (i for i in range(len(events) + len(gone)) if i not in gone)
+        for place, event in zip(places, events, strict=False):
+            if event.time <= self._latest(record):
+                good.append(event)
+            else:
+                error = InvalidEventError("future_time", "time", expected)
+                index, raw = (None, record.value or b"") if raws is None else (place, raws[place])
+                refused.append(Refused(index, error, raw))
+        return good, refused
+
+    def _fold_events(self, events: Sequence[IncomingRequest], stamps: Sequence[int]) -> int:
+        """Fold events that are valid and not of the future, with the append time of each."""
+        if not events:
             return 0
-        identity = event.id
-        if identity in self._ids or identity in self._old_ids:
+        ids = {event.id for event in events}
+        times = [event.time for event in events]
+        watermark = max(self._watermark, max(times))
+        if (
+            len(ids) == len(events)
+            and self._ids.isdisjoint(ids)
+            and self._old_ids.isdisjoint(ids)
+            and min(times) >= watermark - self._config.allowed_lateness
+        ):
+            self._ids |= ids
+            self._watermark = watermark
+            for minute, number in Counter([stamp // 60_000 for stamp in stamps]).items():
+                self._fold.count(minute * 60_000, "applied", number)
+        else:
+            events = self._sift(events, stamps)
+        if events:
+            self._fold.add(events)
+        return len(events)
+
+    def _sift(self, events: Sequence[IncomingRequest], stamps: Sequence[int]) -> list[IncomingRequest]:
+        """The events that are no duplicates and not late; counts all of them."""
+        good = []
+        for event, stamp in zip(events, stamps, strict=True):
+            identity, time = event.id, event.time
+            if identity in self._ids or identity in self._old_ids:
+                outcome = "duplicate"
+            elif time < self._watermark - self._config.allowed_lateness:
+                outcome = "late"
+            else:
+                outcome = "applied"
+                self._watermark = max(self._watermark, time)
+                good.append(event)
             # Remembered anew, as re-reading from here after a restart would.
             self._ids.add(identity)
-            self._fold.count(append_time, "duplicate")
-            return 0
-        self._ids.add(identity)
-        if time < self._watermark - self._config.allowed_lateness:
-            self._fold.count(append_time, "late")
-            return 0
-        if time > self._watermark:
-            self._watermark = time
-        self._fold.add(event)
-        self._fold.count(append_time, "applied")
-        return 1
-
-    def _refuse(self, record: Record, refused: Refused) -> None:
-        self._fold.count(record.timestamp, f"refused_{refused.error.reason}")
-        self._letters.append(Letter(record.offset, refused))
+            self._fold.count(stamp, outcome)
+        return good
 
     def _seal(self, offset: int) -> None:
         panes = self._fold.seal()
@@ -282,3 +358,8 @@ class Ingest:
         self._epoch_watermark = self._watermark
         self._epoch_events = 0
         self._old_ids, self._ids = self._ids, set()
+
+
+def _place(letter: Letter) -> tuple[int, int]:
+    index = letter.refused.index
+    return letter.offset, -1 if index is None else index

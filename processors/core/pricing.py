@@ -85,7 +85,8 @@ class PriceTable:
         Args:
             provider: ``gen_ai.provider.name``, or an id of genai-prices'.
             model: the model's name.
-            time: of the request, in Unix seconds; prices change at midnight UTC, a few also within the day.
+            time: of the request, in Unix seconds. Prices change at midnight UTC, a few also within the day, but
+                never within a minute.
         """
         key = (provider, model, time // _SECONDS_PER_DAY)
         found = self._known.get(key)
@@ -166,7 +167,7 @@ def _seconds(moment: time_of_day) -> float:
     offset = moment.utcoffset()
     shift = offset.total_seconds() if offset else 0.0
     seconds = moment.hour * 3600 + moment.minute * 60 + moment.second + moment.microsecond / 1e6
-    return (seconds - shift) % _SECONDS_PER_DAY
+    return (seconds - shift) // 60 * 60 % _SECONDS_PER_DAY
 
 
 def _unit_price(price: Any, *, inferred: bool, claude: bool) -> UnitPrice | None:

@@ -2,21 +2,36 @@
 
 Values are non-negative integers (nanoseconds, milli-tokens per second, …), so that sums are exact and merging in
 any order gives the same bytes. Bucket i holds (γ^(i-1), γ^i] with γ = 1.02; the estimate 2γ^i/(γ+1) is off by at
-most (γ-1)/(γ+1) = 0.99 % of the value (Masson, Rim & Lee, "DDSketch", VLDB 2019, section 2). A plain dict beats
-arrays here: a series gets about six values between two flushes.
+most (γ-1)/(γ+1) = 0.99 % of the value (Masson, Rim & Lee, "DDSketch", VLDB 2019, section 2). Buckets are found by
+comparing integers and not by a logarithm, whose last bit differs between machines and between numpy and libm.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable
-from math import ceil, floor, log
+from math import ceil, floor
 from typing import Final
 
 from tidegauge.schemas.pane import SketchSnapshot
 
 GAMMA: Final = 1.02
 RELATIVE_ERROR: Final = (GAMMA - 1) / (GAMMA + 1)
-INV_LOG_GAMMA: Final = 1 / log(GAMMA)
+MAX_VALUE: Final = 2**62
+"""Larger values count as this one."""
+
+
+def _bounds() -> list[int]:
+    bounds, numerator, denominator = [1], 1, 1
+    while bounds[-1] < MAX_VALUE:
+        numerator, denominator = numerator * 51, denominator * 50
+        bounds.append(numerator // denominator)
+    bounds[-1] = MAX_VALUE
+    return bounds
+
+
+BOUNDS: Final = _bounds()
+"""The greatest integer of each bucket: ⌊γ^i⌋, computed exactly."""
 
 
 class Sketch:
@@ -34,6 +49,7 @@ class Sketch:
 
     def add(self, value: int) -> None:
         """Count one value, an integer ≥ 0 in the field's unit."""
+        value = min(value, MAX_VALUE)
         if self.count == 0:
             self.minimum = self.maximum = value
         elif value < self.minimum:
@@ -43,7 +59,7 @@ class Sketch:
         self.count += 1
         self.total += value
         if value > 0:
-            bucket = ceil(log(value) * INV_LOG_GAMMA)
+            bucket = bisect_left(BOUNDS, value)
             buckets = self.buckets
             buckets[bucket] = buckets.get(bucket, 0) + 1
         else:

@@ -13,7 +13,11 @@ from fractions import Fraction
 from math import lcm
 from typing import Final, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 _NO_TIER: Final = 1 << 62
+_MOST: Final = 1 << 62  # what may be computed in 64 bits
 _NANO_PER_TOKEN: Final = 1_000  # of 1 USD per million tokens
 _NANO_PER_REQUEST: Final = 1_000_000  # of 1 USD per thousand requests
 
@@ -57,7 +61,7 @@ class UnitPrice:
         inferred: the provider was not told but found by the model's name; the cost counts as estimated.
     """
 
-    __slots__ = ("_higher", "_threshold", "_weights", "inferred")
+    __slots__ = ("_flat", "_higher", "_threshold", "_weights", "inferred")
 
     def __init__(
         self, rates: Rates, tiers: Sequence[tuple[int, Rates]] = (), *, inferred: bool = False
@@ -65,8 +69,9 @@ class UnitPrice:
         self.inferred: Final = inferred
         self._weights = _weights(rates)
         self._threshold = _NO_TIER
-        self._higher: UnitPrice = self
+        self._flat = self._higher = self
         if tiers:
+            self._flat = UnitPrice(rates, inferred=inferred)
             (self._threshold, higher), *rest = tiers
             self._higher = UnitPrice(higher, rest, inferred=inferred)
 
@@ -123,6 +128,52 @@ class UnitPrice:
         if 2 * remainder > divisor or (2 * remainder == divisor and rounded & 1):
             rounded += 1
         return Cost(rounded, rounded - output - read - creation, output, read, creation)
+
+    def costs(self, tokens: npt.NDArray[np.int64]) -> npt.NDArray[np.int64] | None:
+        """The costs of many requests: ``cost`` for each row, to the same nano-dollar.
+
+        Args:
+            tokens: (requests, 6), the columns in the order of ``cost``'s arguments.
+
+        Returns:
+            (requests, 5), the columns in the order of ``Cost``; ``None`` where 64 bits might not hold what is to be
+            computed: ask ``cost`` then.
+        """
+        above = tokens[:, 0] > self._threshold
+        if above.any():
+            result = np.empty((len(tokens), 5), dtype=np.int64)
+            for rows, unit in ((~above, self._flat), (above, self._higher)):
+                part = unit.costs(tokens[rows])
+                if part is None:
+                    return None
+                result[rows] = part
+            return result
+        divisor, per_input, per_output, per_read, per_creation, extra_1h, extra_reasoning, fee = self._weights
+        if not len(tokens):
+            return np.empty((0, 5), dtype=np.int64)
+        largest = int(tokens.sum(axis=1).max()) * max(map(abs, self._weights)) + fee
+        if 2 * largest + divisor >= _MOST:
+            return None
+        inputs, outputs, read, creation, creation_1h, reasoning = tokens.T
+        uncached = np.maximum(inputs - read - creation, 0)
+        result = np.stack(
+            (
+                outputs,  # the place of the total
+                per_input * uncached + fee,
+                per_output * outputs + extra_reasoning * np.minimum(reasoning, outputs),
+                per_read * read,
+                per_creation * creation + extra_1h * np.minimum(creation_1h, creation),
+            ),
+            axis=1,
+        )
+        total = result[:, 1:].sum(axis=1)
+        if divisor != 1:
+            result[:, 2:] //= divisor
+            total, remainder = np.divmod(total, divisor)
+            total += (2 * remainder > divisor) | ((2 * remainder == divisor) & (total & 1 == 1))
+            result[:, 1] = total - result[:, 2:].sum(axis=1)
+        result[:, 0] = total
+        return result
 
 
 def _weights(rates: Rates) -> tuple[int, int, int, int, int, int, int, int]:
