@@ -34,7 +34,7 @@ from .fold import Fold
 from .pricing import PriceTable
 from .request_columns import IncomingRequest
 
-_BATCH: Final = 512
+_BATCH: Final = 256
 """Records decoded at once: more structs kept alive together are slower to make, see ``request_columns``."""
 
 

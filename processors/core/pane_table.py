@@ -4,7 +4,7 @@ Folding costs a handful of numpy calls for a whole block of events and not a wal
 block is first summed by group (``group``); the groups are then added to the rows that hold their panes, in the base
 view and, regrouped, in every coarser one.
 
-Sums are exact: a number of 39 bits or more is kept as two, ``high · 2^39 + low``, so that ten million events of
+Sums are exact: a number of more than 38 bits is kept as two, ``high · 2^38 + low``, so that ten million events of
 whatever size the wire allows cannot overflow 64 bits.
 """
 
@@ -26,10 +26,12 @@ Key = tuple[str, ...]
 Integers = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 
-_SPLIT: Final = 39
+_SPLIT: Final = 38
 _LOW: Final = (1 << _SPLIT) - 1
 _CODE_BITS: Final = 13
 _CODE: Final = (1 << _CODE_BITS) - 1
+MAX_BLOCK: Final = 1 << 15
+"""Most events that ``group`` sums exactly."""
 _BOUNDS: Final = np.array(BOUNDS, dtype=np.int64)
 _NOTHING: Final = np.empty(0, dtype=np.int64)
 
@@ -40,7 +42,7 @@ class Groups:
 
     Attributes:
         low: (n, counters + 2 · distributions) sums; each distribution has its count and its total at the end.
-        high: the same of what is beyond 39 bits, or ``None`` where nothing is.
+        high: the same of what is beyond 38 bits, or ``None`` where nothing is.
         minimum: (n, distributions); ``MAX_VALUE`` where there is no value.
         maximum: (n, distributions); -1 where there is no value.
         buckets: for each distribution, ascending ``group << 13 | code``, where code is 0 for a value of 0, else
@@ -80,34 +82,44 @@ def group(
     """Sum a block of events by group.
 
     Args:
-        assigned: (events,) the group of each event; every one of 0 … ``groups`` - 1 occurs.
+        assigned: (events,) the group of each event, at most ``MAX_BLOCK`` of them.
         groups: how many there are, at least 1.
         counters: (events, counters) what each event adds, ≥ 0.
         values: for each distribution, (events,) the values in 0 … ``MAX_VALUE``, and which of them there are.
     """
-    order, starts = _runs(assigned, groups)
-    columns = [counters]
-    minima, maxima, buckets, counts = [], [], [], []
-    for numbers, there in values:
-        present = np.where(there, numbers, 0)
-        columns += [there.astype(np.int64)[:, None], present[:, None]]
-        minima.append(np.minimum.reduceat(np.where(there, numbers, MAX_VALUE)[order], starts))
-        maxima.append(np.maximum.reduceat(np.where(there, numbers, -1)[order], starts))
+    distributions = len(values)
+    low = np.zeros((groups, counters.shape[1] + 2 * distributions), dtype=np.int64)
+    high = np.zeros_like(low)
+    minimum = np.full((groups, distributions), MAX_VALUE, dtype=np.int64)
+    maximum = np.full_like(minimum, -1)
+    buckets, counts = [], []
+    _add_column(low, high, slice(0, counters.shape[1]), assigned, counters.T)
+    for d, (numbers, there) in enumerate(values):
+        column = counters.shape[1] + 2 * d
+        mine, present = (assigned, numbers) if there.all() else (assigned[there], numbers[there])
+        low[:, column] = np.bincount(mine, minlength=groups)
+        _add_column(low, high, slice(column + 1, column + 2), mine, present[None, :])
+        np.minimum.at(minimum[:, d], mine, present)
+        np.maximum.at(maximum[:, d], mine, present)
         codes = np.searchsorted(_BOUNDS, present) + (present > 0)
-        found = np.unique((assigned << _CODE_BITS | codes)[there], return_counts=True)
+        found = np.unique(mine << _CODE_BITS | codes, return_counts=True)
         buckets.append(found[0])
         counts.append(found[1].astype(np.int64))
-    added = np.concatenate(columns, axis=1)[order]
-    wide = bool((added > _LOW).any())
-    empty = np.empty((groups, 0), dtype=np.int64)
-    return Groups(
-        np.add.reduceat(added & _LOW if wide else added, starts),
-        np.add.reduceat(added >> _SPLIT, starts) if wide else None,
-        np.stack(minima, axis=1) if minima else empty,
-        np.stack(maxima, axis=1) if maxima else empty,
-        buckets,
-        counts,
-    )
+    return Groups(low, high if high.any() else None, minimum, maximum, buckets, counts)
+
+
+def _add_column(low: Integers, high: Integers, at: slice, assigned: Integers, columns: Integers) -> None:
+    """Sum each of ``columns`` (columns, events) by group into ``low[:, at]`` and ``high[:, at]``.
+
+    ``bincount`` adds floats, which are exact here: at most 2^15 events (``MAX_BLOCK``) of less than 2^38.
+    """
+    for column, numbers in zip(range(low.shape[1])[at], columns, strict=True):
+        largest = numbers.max(initial=0)
+        if largest > _LOW:
+            high[:, column] = np.bincount(assigned, numbers >> _SPLIT, len(high))
+            numbers = numbers & _LOW  # noqa: PLW2901
+        if largest:
+            low[:, column] = np.bincount(assigned, numbers, len(low))
 
 
 class PaneTable:

@@ -54,6 +54,11 @@ _route: Final = attrgetter(
 )
 _user: Final = attrgetter("user")
 _check: Final = attrgetter("name", "stage", "action", "version")
+_guardrails: Final = attrgetter("guardrails")
+_duration: Final = attrgetter("duration")
+_triggered: Final = attrgetter("triggered")
+_status: Final = attrgetter("status")
+_NO_CHECKS: Final = np.empty((0, 5), dtype=np.int64)
 _STATUS: Final = {"ok": 0, "error": 1, "timeout": 2}
 
 Route = tuple[str, str, str, str, str, str, str, str]
@@ -145,7 +150,7 @@ class RequestColumns:
         self._numbers: list[npt.NDArray[np.float64]] = []
         self._failed: list[int] = []
         self._reported: list[tuple[int, int]] = []
-        self._checks: list[int] = []
+        self._checks: list[Integers] = []
 
     def __len__(self) -> int:
         return len(self._routes)
@@ -163,16 +168,26 @@ class RequestColumns:
             cost = events[i].cost
             assert cost is not None
             self._reported.append((first + i, cost))
-        number = self.checks.number
-        for i, event in enumerate(events, first):
-            for result in event.guardrails:
-                self._checks += (
-                    i,
-                    number(_check(result)),
-                    result.triggered,
-                    _STATUS[result.status],
-                    round((result.duration or 0.0) * _NANO),
-                )
+        self._add_checks(events, first)
+
+    def _add_checks(self, events: Sequence[RequestEvent], first: int) -> None:
+        results = list(chain.from_iterable(map(_guardrails, events)))
+        if not results:
+            return
+        each = list(map(len, map(_guardrails, events)))
+        durations = np.array(list(map(_duration, results)), dtype=np.float64)
+        self._checks.append(
+            np.stack(
+                (
+                    np.repeat(np.arange(first, first + len(events)), each),
+                    np.array(self.checks.numbers(map(_check, results))),
+                    np.array(list(map(_triggered, results))),
+                    np.array([_STATUS[status] for status in map(_status, results)]),
+                    np.rint(np.nan_to_num(durations) * _NANO).astype(np.int64),
+                ),
+                axis=1,
+            )
+        )
 
     def take(self) -> Columns:
         """All that was gathered, at least one event; begins anew."""
@@ -182,7 +197,7 @@ class RequestColumns:
             np.array(self._users, dtype=np.int64),
             np.array(self._failed, dtype=np.int64),
             self._reported,
-            np.array(self._checks, dtype=np.int64).reshape(-1, 5),
+            np.concatenate(self._checks) if self._checks else _NO_CHECKS,
         )
         self._begin()
         return columns
