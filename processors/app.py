@@ -117,20 +117,19 @@ def _attach_timers(app: App, interval: float) -> None:
         while not app.should_stop:
             started = monotonic()
             await app.ingesting.flush_all()
-            # Flushing costs by series, not by event: with many series, flush less often rather than fold slower.
-            await app.sleep(max(interval, 3 * (monotonic() - started)))
+            await app.sleep(_pause(interval, started))
 
     @app.task
     async def export() -> None:
-        saved = monotonic()
+        due = 0.0
         while not app.should_stop:
             started = monotonic()
-            if started - saved >= CHECKPOINT_INTERVAL:
+            if started >= due:
                 await app.merging.checkpoint()
-                saved = monotonic()
+                due = monotonic() + _pause(CHECKPOINT_INTERVAL, started)
             else:
                 await app.merging.export()
-            await app.sleep(max(interval / 2, 2 * (monotonic() - started)))
+            await app.sleep(_pause(interval / 2, started))
 
     @app.on_partitions_revoked.connect(weak=False)
     async def deliver(sender: Any, revoked: set[TP], **kwargs: Any) -> None:
@@ -144,6 +143,15 @@ def _attach_timers(app: App, interval: float) -> None:
         await app.ingesting.flush_all()
         await app.merging.checkpoint()
         app.merging.close()
+
+
+def _pause(interval: float, started: float) -> float:
+    """Seconds until the next round of something that began at ``started`` and is wanted every ``interval``.
+
+    Flushing and storing cost by series, not by event: with many of them they come less often, and leave the events
+    their share of the processor.
+    """
+    return max(interval, 6 * (monotonic() - started))
 
 
 def _credentials(settings: Settings) -> Any:

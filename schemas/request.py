@@ -31,7 +31,7 @@ GuardrailAction = Literal["log", "flag", "redact", "block", "retry", "fallback"]
 GuardrailStatus = Literal["ok", "error", "timeout"]
 
 
-class GuardrailResult(msgspec.Struct, frozen=True, omit_defaults=True):
+class GuardrailResult(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """What one guardrail found in one call. Never carries the matched text."""
 
     name: Annotated[str, Meta(min_length=1, max_length=256)]

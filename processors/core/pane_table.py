@@ -117,7 +117,7 @@ def _add_column(low: Integers, high: Integers, at: slice, assigned: Integers, co
         largest = numbers.max(initial=0)
         if largest > _LOW:
             high[:, column] = np.bincount(assigned, numbers >> _SPLIT, len(high))
-            numbers = numbers & _LOW  # noqa: PLW2901
+            numbers = numbers & _LOW
         if largest:
             low[:, column] = np.bincount(assigned, numbers, len(low))
 

@@ -10,23 +10,69 @@ The methods overridden here are private to Faust 0.15.3; ``tests/unit/test_engin
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
 
+from aiokafka.consumer.fetcher import FetchResult
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 
 
 class Chunk(NamedTuple):
-    """A contiguous run of records of one partition, as aiokafka gives them; never empty."""
+    """A contiguous run of records of one partition; never empty.
+
+    The records are those of aiokafka's parser: they have ``offset``, ``timestamp`` (ms), ``key`` and ``value``, but
+    know nothing of topic and partition. Wrapping each into a ``ConsumerRecord`` costs as much as decoding it.
+    """
 
     topic: str
     partition: int
     records: list[Any]
 
 
+class ConsumerThread(driver.AIOKafkaConsumerThread):
+    """Takes the records of chunk topics as aiokafka's parser gives them."""
+
+    async def _fetch_records(
+        self,
+        consumer: Any,
+        active_partitions: set[TP],
+        timeout: float | None = None,  # noqa: ASYNC109 — Faust's signature
+        max_records: int | None = None,
+    ) -> Any:
+        records = await self._take_fetched(consumer, active_partitions, max_records)
+        if records or not timeout:
+            return records
+        # Waited for here and not in the fetcher, which would hand over what comes before we can see it.
+        waiter = consumer._fetcher._create_fetch_waiter()
+        await asyncio.wait([waiter], timeout=timeout)
+        if not waiter.done():
+            waiter.cancel()
+            return {}
+        waiter.result()  # raises what Kafka refuses us
+        return await self._take_fetched(consumer, active_partitions, max_records)
+
+    async def _take_fetched(self, consumer: Any, active_partitions: set[TP], max_records: int | None) -> Any:
+        for tp, result in consumer._fetcher._records.items():
+            if (
+                tp.topic in self.consumer.app.chunk_topics
+                and type(result) is FetchResult
+                and result.has_more()
+            ):
+                result._partition_records._consumer_record = _unwrapped
+        return await super()._fetch_records(consumer, active_partitions, 0, max_records)
+
+
+def _unwrapped(tp: TP, record: Any) -> Any:
+    return record
+
+
 class Consumer(driver.Consumer):
     """Hands over chunks instead of records, and begins where the state ends."""
+
+    def _new_consumer_thread(self) -> ConsumerThread:
+        return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Any]]:  # noqa: ASYNC109 — Faust's signature
         """Yield (partition, message); a message of a chunk topic holds a ``Chunk``."""

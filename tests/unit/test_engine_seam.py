@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiokafka.consumer import fetcher
 from faust.app import App
 from faust.tables import recovery
 from faust.tables.base import Collection
@@ -40,7 +41,16 @@ def test_the_installed_faust_is_the_one_that_is_pinned() -> None:
         (driver.Consumer, "getmany", ["self", "timeout"]),
         (driver.Consumer, "perform_seek", ["self"]),
         (Collection, "apply_changelog_batch", ["self", "batch"]),
+        (driver.Consumer, "_new_consumer_thread", ["self"]),
+        (
+            driver.AIOKafkaConsumerThread,
+            "_fetch_records",
+            ["self", "consumer", "active_partitions", "timeout", "max_records"],
+        ),
+        (fetcher.PartitionRecords, "_consumer_record", ["self", "tp", "record"]),
         # Used.
+        (fetcher.Fetcher, "_create_fetch_waiter", ["self"]),
+        (fetcher.FetchResult, "has_more", ["self"]),
         (driver.Consumer, "_wait_next_records", ["self", "timeout"]),
         (driver.Consumer, "_to_message", ["self", "tp", "record"]),
         (driver.Consumer, "seek_wait", ["self", "partitions"]),
@@ -69,6 +79,13 @@ def test_what_the_consumer_overrides_is_still_called_by_faust(name: str) -> None
     ]
     assert callers
     assert parameters(getattr(transport.Consumer, name)) == parameters(getattr(driver.Consumer, name))
+
+
+def test_the_fetcher_makes_records_by_the_method_that_we_replace_on_its_objects() -> None:
+    assert "self._consumer_record(tp, record)" in inspect.getsource(fetcher.PartitionRecords._unpack_records)
+    assert "self._partition_records" in inspect.getsource(fetcher.FetchResult.getall)
+    assert "self._records[tp] = FetchResult" in inspect.getsource(fetcher.Fetcher).replace("\n", "")
+    assert not hasattr(fetcher.PartitionRecords, "__slots__")
 
 
 def test_getmany_is_an_asynchronous_generator_there_and_here() -> None:
