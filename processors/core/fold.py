@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
@@ -139,13 +139,14 @@ class Fold:
         minutes = block.numbers[:, columns.TIME].astype(np.int64) // 60
         found, each = self._find_series(block.routes << _MINUTE_BITS | minutes)
         counters, large = self._count(block, found, each)
-        rows = np.array([series.row for series in found], dtype=np.int64)[each]
-        self._add_requests(block, rows, counters)
-        if len(block.checks):
+        own = np.array([series.row for series in found], dtype=np.int64)
+        rows = own[each]
+        self._add_requests(block, own, each, counters)
+        if block.checks.size:
             self._add_checks(block, rows)
-        users = self._add_users(block, minutes // (DAY // 60), counters)
+        users, theirs = self._add_users(block, minutes // (DAY // 60), counters)
         for event, costs in large:
-            self._add_large(int(rows[event]), users.get(event), costs)
+            self._add_large(int(rows[event]), theirs[users == event].tolist(), costs)
         if self._events.forget_many():
             self._series, self._users, self._checks = {}, {}, {}
             self._services = columns.Names()
@@ -181,31 +182,31 @@ class Fold:
     ) -> tuple[Integers, list[tuple[int, list[int]]]]:
         """The counters of each event, and the costs that 64 bits may not hold, with the event's position."""
         events = len(block.numbers)
-        counters = np.zeros((events, len(REQUEST_COUNTERS)), dtype=np.int64)
+        counters = np.zeros((len(REQUEST_COUNTERS), events), dtype=np.int64)
         known = ~np.isnan(block.numbers[:, [columns.INPUT, columns.OUTPUT]]).all(axis=1)
         tokens = np.nan_to_num(block.numbers[:, _TOKENS]).astype(np.int64)
         failed = np.zeros(events, dtype=np.bool_)
         failed[block.failed] = True
-        counters[:, _AT["requests"]] = 1
-        counters[:, _AT["errors"]] = failed
-        counters[:, _AT["retries"]] = block.numbers[:, columns.RETRIES]
+        counters[_AT["requests"]] = 1
+        counters[_AT["errors"]] = failed
+        counters[_AT["retries"]] = block.numbers[:, columns.RETRIES]
         first = _AT["input_tokens"]
-        counters[:, first : first + len(_TOKENS)] = tokens
+        counters[first : first + len(_TOKENS)] = tokens.T
 
         reported = np.zeros(events, dtype=np.bool_)
         for event, cost in block.reported:
             reported[event] = True
-            counters[event, _COST] = cost
+            counters[_COST, event] = cost
         units = [series.unit for series in found]
         priced = np.array([unit is not None for unit in units])[each] & known & ~reported
         inferred = np.array([unit is not None and unit.inferred for unit in units])[each]
         estimated = priced & (inferred | (block.numbers[:, columns.ESTIMATED] > 0))
         # A call that failed before it used anything is known to cost nothing.
         free = ~known & failed & ~reported
-        counters[:, _AT["provider_reported_requests"]] = reported
-        counters[:, _AT["priced_requests"]] = (priced & ~estimated) | free
-        counters[:, _AT["estimated_requests"]] = estimated
-        counters[:, _UNPRICED] = ~(reported | priced | free)
+        counters[_AT["provider_reported_requests"]] = reported
+        counters[_AT["priced_requests"]] = (priced & ~estimated) | free
+        counters[_AT["estimated_requests"]] = estimated
+        counters[_UNPRICED] = ~(reported | priced | free)
 
         large: list[tuple[int, list[int]]] = []
         prices = {id(unit): unit for unit in units if unit is not None}
@@ -217,12 +218,12 @@ class Fold:
             if costs is None:
                 large += [(e, list(unit.cost(*tokens[e].tolist()))) for e in mine.tolist()]
             else:
-                counters[np.ix_(mine, _COSTS)] = costs
+                counters[_COSTS[:, None], mine] = costs.T
         return counters, large
 
-    def _add_requests(self, block: Columns, rows: Integers, counters: Integers) -> None:
-        base, each = np.unique(rows, return_inverse=True)
-        groups = group(each, len(base), counters, _distributions(block))
+    def _add_requests(self, block: Columns, own: Integers, each: Integers, counters: Integers) -> None:
+        base, to = np.unique(own, return_inverse=True)
+        groups = group(to[each], len(base), counters, _distributions(block))
         self._tables[REQUESTS.name].add(base, groups)
         derived = np.array([self._derived[row] for row in base.tolist()], dtype=np.int64)
         for view, theirs in ((REQUESTS_HOURLY, derived[:, 0]), (COST_DAILY, derived[:, 1])):
@@ -230,7 +231,7 @@ class Fold:
             self._tables[view.name].add(distinct, groups.regroup(to, len(distinct)))
 
     def _add_checks(self, block: Columns, rows: Integers) -> None:
-        events, checks, triggered, status, nanoseconds = block.checks.T
+        events, checks, triggered, status, nanoseconds = block.checks
         table = self._tables[GUARDRAILS.name]
         requests = self._tables[REQUESTS.name]
 
@@ -240,18 +241,16 @@ class Fold:
             wanted = (key[0], *check, *key[4:])
             return table.row(start, self._admission.admit("guardrails", start // DAY, wanted))
 
-        assigned = _assign(self._checks, rows[events] << 31 | checks, new)
-        counters = np.stack(
-            (np.ones_like(checks), triggered, status == 1, status == 2, nanoseconds), axis=1
-        ).astype(np.int64)
-        distinct, each = np.unique(assigned, return_inverse=True)
-        table.add(distinct, group(each, len(distinct), counters))
+        assigned, each = _assign(self._checks, rows[events] << 31 | checks, new)
+        counters = np.stack((np.ones_like(checks), triggered, status == 1, status == 2, nanoseconds))
+        distinct, to = np.unique(assigned, return_inverse=True)
+        table.add(distinct, group(to[each], len(distinct), counters))
 
-    def _add_users(self, block: Columns, days: Integers, counters: Integers) -> dict[int, int]:
-        """Add to the users' panes; returns the row of each event that has a user."""
+    def _add_users(self, block: Columns, days: Integers, counters: Integers) -> tuple[Integers, Integers]:
+        """Add to the users' panes; returns the events that have a user, and their rows."""
         there = np.flatnonzero(block.users)
         if not len(there):
-            return {}
+            return there, there
         table = self._tables[USERS_DAILY.name]
         routes = block.routes[there]
         distinct, each = np.unique(routes, return_inverse=True)
@@ -263,20 +262,20 @@ class Fold:
             wanted = (self._services[name >> 47], self._events.users[name >> 16 & 0x7FFF_FFFF])
             return table.row(day * DAY, self._admission.admit("users", day, wanted))
 
-        assigned = _assign(self._users, names, new)
-        rows, each = np.unique(assigned, return_inverse=True)
-        table.add(rows, group(each, len(rows), counters[np.ix_(there, _USER_COUNTERS)]))
-        return dict(zip(there.tolist(), assigned.tolist(), strict=True))
+        assigned, each = _assign(self._users, names, new)
+        rows, to = np.unique(assigned, return_inverse=True)
+        table.add(rows, group(to[each], len(rows), counters[_USER_COUNTERS[:, None], there]))
+        return there, assigned[each]
 
-    def _add_large(self, row: int, user: int | None, costs: Iterable[int]) -> None:
+    def _add_large(self, row: int, users: Sequence[int], costs: Sequence[int]) -> None:
         hour, day = self._derived[row]
         for column, cost in zip(_COSTS.tolist(), costs, strict=True):
             self._tables[REQUESTS.name].add_exactly(row, column, cost)
             self._tables[REQUESTS_HOURLY.name].add_exactly(hour, column, cost)
             self._tables[COST_DAILY.name].add_exactly(day, column, cost)
-            if user is not None and column == _COST:
-                position = USERS_DAILY.counters.index("cost_nano_usd")
-                self._tables[USERS_DAILY.name].add_exactly(user, position, cost)
+        for user in users:
+            position = USERS_DAILY.counters.index("cost_nano_usd")
+            self._tables[USERS_DAILY.name].add_exactly(user, position, costs[0])
 
     def _add_outcomes(self) -> None:
         table = self._tables[INTAKE.name]
@@ -285,14 +284,17 @@ class Fold:
         self._outcomes.clear()
 
 
-def _assign(known: dict[int, int], names: Integers, new: Callable[[int], int]) -> Integers:
-    """The row of each name; ``new`` is asked for those not known yet, in order of first appearance."""
+def _assign(known: dict[int, int], names: Integers, new: Callable[[int], int]) -> tuple[Integers, Integers]:
+    """The row of each distinct name, and which of them each of ``names`` is.
+
+    ``new`` is asked for the rows of those not known yet, in order of first appearance.
+    """
     distinct, first, each = np.unique(names, return_index=True, return_inverse=True)
     keys = distinct.tolist()
     for i in np.argsort(first).tolist():
         if keys[i] not in known:
             known[keys[i]] = new(keys[i])
-    return np.array([known[key] for key in keys], dtype=np.int64)[each]
+    return np.array([known[key] for key in keys], dtype=np.int64), each
 
 
 def _distributions(block: Columns) -> list[tuple[Integers, Flags]]:

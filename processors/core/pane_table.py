@@ -84,21 +84,22 @@ def group(
     Args:
         assigned: (events,) the group of each event, at most ``MAX_BLOCK`` of them.
         groups: how many there are, at least 1.
-        counters: (events, counters) what each event adds, ≥ 0.
+        counters: (counters, events) what each event adds, ≥ 0.
         values: for each distribution, (events,) the values in 0 … ``MAX_VALUE``, and which of them there are.
     """
     distributions = len(values)
-    low = np.zeros((groups, counters.shape[1] + 2 * distributions), dtype=np.int64)
+    low = np.zeros((groups, len(counters) + 2 * distributions), dtype=np.int64)
     high = np.zeros_like(low)
     minimum = np.full((groups, distributions), MAX_VALUE, dtype=np.int64)
     maximum = np.full_like(minimum, -1)
     buckets, counts = [], []
-    _add_column(low, high, slice(0, counters.shape[1]), assigned, counters.T)
+    for column, added in enumerate(counters):
+        _add_column(low[:, column], high[:, column], assigned, added)
     for d, (numbers, there) in enumerate(values):
-        column = counters.shape[1] + 2 * d
+        column = len(counters) + 2 * d
         mine, present = (assigned, numbers) if there.all() else (assigned[there], numbers[there])
         low[:, column] = np.bincount(mine, minlength=groups)
-        _add_column(low, high, slice(column + 1, column + 2), mine, present[None, :])
+        _add_column(low[:, column + 1], high[:, column + 1], mine, present)
         np.minimum.at(minimum[:, d], mine, present)
         np.maximum.at(maximum[:, d], mine, present)
         codes = np.searchsorted(_BOUNDS, present) + (present > 0)
@@ -108,18 +109,17 @@ def group(
     return Groups(low, high if high.any() else None, minimum, maximum, buckets, counts)
 
 
-def _add_column(low: Integers, high: Integers, at: slice, assigned: Integers, columns: Integers) -> None:
-    """Sum each of ``columns`` (columns, events) by group into ``low[:, at]`` and ``high[:, at]``.
+def _add_column(low: Integers, high: Integers, assigned: Integers, numbers: Integers) -> None:
+    """Sum numbers by group.
 
     ``bincount`` adds floats, which are exact here: at most 2^15 events (``MAX_BLOCK``) of less than 2^38.
     """
-    for column, numbers in zip(range(low.shape[1])[at], columns, strict=True):
-        largest = numbers.max(initial=0)
-        if largest > _LOW:
-            high[:, column] = np.bincount(assigned, numbers >> _SPLIT, len(high))
-            numbers = numbers & _LOW
-        if largest:
-            low[:, column] = np.bincount(assigned, numbers, len(low))
+    largest = numbers.max(initial=0)
+    if largest > _LOW:
+        high[:] = np.bincount(assigned, numbers >> _SPLIT, len(high))
+        numbers = numbers & _LOW
+    if largest:
+        low[:] = np.bincount(assigned, numbers, len(low))
 
 
 class PaneTable:

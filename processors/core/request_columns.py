@@ -22,6 +22,8 @@ from .pane_table import Integers
 
 NAN: Final = float("nan")
 _NANO: Final = 1_000_000_000
+_SEPARATOR: Final = "\x1f"
+_join: Final = _SEPARATOR.join
 MAX_NAMES: Final = 32_768
 """Names of one kind that are remembered between blocks."""
 
@@ -58,13 +60,8 @@ _guardrails: Final = attrgetter("guardrails")
 _duration: Final = attrgetter("duration")
 _triggered: Final = attrgetter("triggered")
 _status: Final = attrgetter("status")
-_NO_CHECKS: Final = np.empty((0, 5), dtype=np.int64)
 _STATUS: Final = {"ok": 0, "error": 1, "timeout": 2}
 
-Route = tuple[str, str, str, str, str, str, str, str]
-"""The base dimensions and the response's model."""
-Check = tuple[str, str, str, str]
-"""Name, stage, action and version of a guardrail."""
 K = TypeVar("K", bound=Hashable)
 
 
@@ -94,12 +91,7 @@ class Names(Generic[K]):
     def numbers(self, names: Iterable[K]) -> list[int]:
         """The number of each name."""
         names = list(names)
-        found: list[Any] = list(map(self._numbers.get, names))
-        if None in found:
-            for i, number in enumerate(found):
-                if number is None:
-                    found[i] = self.number(names[i])
-        return found
+        return self._complete(names, list(map(self._numbers.get, names)))
 
     def number(self, name: K) -> int:
         """The number of one name."""
@@ -109,18 +101,47 @@ class Names(Generic[K]):
             self._names.append(name)
         return number
 
+    def _complete(self, names: Sequence[K], found: list[Any]) -> list[int]:
+        if None in found:
+            for i, number in enumerate(found):
+                if number is None:
+                    found[i] = self.number(names[i])
+        return found
+
+
+class Paths(Names[tuple[str, ...]]):
+    """Numbers for tuples of text, which are looked up as one text: a tuple's hash costs twice as much."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._joined: dict[str, int] = {}
+
+    def numbers(self, names: Iterable[tuple[str, ...]]) -> list[int]:
+        """The number of each name."""
+        names = list(names)
+        return self._complete(names, list(map(self._joined.get, map(_join, names))))
+
+    def number(self, name: tuple[str, ...]) -> int:
+        """The number of one name."""
+        number = super().number(name)
+        joined = _join(name)
+        if joined.count(_SEPARATOR) == len(name) - 1:  # else another tuple may look the same
+            self._joined[joined] = number
+        return number
+
 
 @dataclass(frozen=True)
 class Columns:
     """A block of n events, with m guardrail results among them.
 
     Attributes:
-        routes: (n,) numbers of ``RequestColumns.routes``.
+        routes: (n,) numbers of ``RequestColumns.routes``: the base dimensions and the response's model.
         numbers: (n, 12) floats, NaN where absent; the columns are named by this module's constants.
         users: (n,) numbers of ``RequestColumns.users``; 0 is none.
         failed: (f,) positions of the events that failed.
         reported: positions of the events whose cost the provider reported, and these nano-dollars.
-        checks: (m, 5) position of the event, number of ``RequestColumns.checks``, triggered, status, nanoseconds.
+        checks: (5, m) position of the event, number of ``RequestColumns.checks`` (name, stage, action and version),
+            whether it triggered, whether it failed (1) or came too late (2), nanoseconds.
     """
 
     routes: Integers
@@ -139,8 +160,8 @@ class RequestColumns:
         self._begin()
 
     def _forget(self) -> None:
-        self.routes: Names[Route] = Names()
-        self.checks: Names[Check] = Names()
+        self.routes = Paths()
+        self.checks = Paths()
         self.users: Names[str] = Names()
         self.users.number("")
 
@@ -150,7 +171,11 @@ class RequestColumns:
         self._numbers: list[npt.NDArray[np.float64]] = []
         self._failed: list[int] = []
         self._reported: list[tuple[int, int]] = []
-        self._checks: list[Integers] = []
+        self._checked: list[int] = []
+        self._checks: list[int] = []
+        self._triggered: list[bool] = []
+        self._statuses: list[int] = []
+        self._durations: list[float | None] = []
 
     def __len__(self) -> int:
         return len(self._routes)
@@ -174,30 +199,23 @@ class RequestColumns:
         results = list(chain.from_iterable(map(_guardrails, events)))
         if not results:
             return
-        each = list(map(len, map(_guardrails, events)))
-        durations = np.array(list(map(_duration, results)), dtype=np.float64)
-        self._checks.append(
-            np.stack(
-                (
-                    np.repeat(np.arange(first, first + len(events)), each),
-                    np.array(self.checks.numbers(map(_check, results))),
-                    np.array(list(map(_triggered, results))),
-                    np.array([_STATUS[status] for status in map(_status, results)]),
-                    np.rint(np.nan_to_num(durations) * _NANO).astype(np.int64),
-                ),
-                axis=1,
-            )
-        )
+        self._checked += [i for i, event in enumerate(events, first) for _ in event.guardrails]
+        self._checks += self.checks.numbers(map(_check, results))
+        self._triggered += map(_triggered, results)
+        self._statuses += map(_STATUS.__getitem__, map(_status, results))
+        self._durations += map(_duration, results)
 
     def take(self) -> Columns:
         """All that was gathered, at least one event; begins anew."""
+        seconds = np.array(self._durations, dtype=np.float64)  # NaN where absent
+        nanoseconds = np.rint(np.nan_to_num(seconds) * _NANO).astype(np.int64)
         columns = Columns(
             np.array(self._routes, dtype=np.int64),
             np.concatenate(self._numbers),
             np.array(self._users, dtype=np.int64),
             np.array(self._failed, dtype=np.int64),
             self._reported,
-            np.concatenate(self._checks) if self._checks else _NO_CHECKS,
+            np.array((self._checked, self._checks, self._triggered, self._statuses, nanoseconds)),
         )
         self._begin()
         return columns
