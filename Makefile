@@ -28,6 +28,7 @@ lint: $(INSTALLED) ## style, types and the layers between the folders
 	@$(BIN)/ruff format --check
 	@echo "== types: mypy"
 	@$(BIN)/mypy -p tidegauge
+	@$(BIN)/mypy benchmarks
 	@echo "== layers: import-linter"
 	@$(BIN)/lint-imports
 

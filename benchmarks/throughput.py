@@ -12,57 +12,46 @@
 All read the same events, loaded beforehand; each runs in a process of its own, one after the other, and the whole
 sequence is repeated. Figures are medians over these rounds, ratios are of events per second.
 
-The worker's seconds run from the first chunk it fetched to the last event folded (``throughput_roles.worker``), its
+The worker's seconds run from the first chunk it fetched to the last event folded (``timed_worker.py``), its
 CPU time goes on until every event is in the store; that each was applied exactly once is checked there.
 """
 
 from __future__ import annotations
 
-import argparse
-import asyncio
-import json
-import os
-import platform
-import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from argparse import SUPPRESS
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import aiokafka
 import msgspec
-from kafka import KafkaAdminClient
-from kafka.errors import KafkaError
 from request_generator import requests
-from throughput_roles import ROLES, worker
+from support import (
+    PARTITIONS,
+    TIMEOUT,
+    Broker,
+    Measured,
+    delete_run,
+    load,
+    machine,
+    parser,
+    positive,
+    recreate,
+    run_on_kafka,
+    show,
+)
+from throughput_roles import ROLES
+from workers import run_workers
 
-from tidegauge.errors import SinkUnavailableError
-from tidegauge.local_stack import free_port
-from tidegauge.schemas.codec import encode
 from tidegauge.settings import Kafka, Settings, Topics
-from tidegauge.sinks.local import LocalStore
-from tidegauge.topics import ensure_topics
 
 ARRAY = 100
-PARTITIONS = 4
-TIMEOUT = 600.0
-_TICKS = os.sysconf("SC_CLK_TCK")
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One run of one program."""
-
-    events: int
-    seconds: float
-    cpu_seconds: float
 
 
 @dataclass(frozen=True)
@@ -74,63 +63,6 @@ class Row:
     cpu_us_per_event: float
     events: int
     rounds: int
-
-
-@contextmanager
-def local_kafka() -> Iterator[str]:
-    """An Apache Kafka of our own on a free port, gone afterwards."""
-    script = Path(__file__).resolve().parents[1] / "deploy" / "local" / "kafka.sh"
-    with tempfile.TemporaryDirectory() as data:
-        port = free_port()
-        environment = os.environ | {"KAFKA_CONTROLLER_PORT": str(free_port())}
-        subprocess.run(
-            ["bash", script, "start", data, str(port)], check=True, env=environment, stdout=sys.stderr
-        )
-        try:
-            yield f"127.0.0.1:{port}"
-        finally:
-            subprocess.run(["bash", script, "stop", data], check=True, stdout=sys.stderr)
-
-
-async def _load(servers: str, topic: str, events: int, array: int, start: float) -> float:
-    """Write the events, in arrays if ``array`` > 1, to the partitions of their ids; returns bytes per event."""
-    producer = aiokafka.AIOKafkaProducer(
-        bootstrap_servers=servers, acks="all", max_batch_size=512 * 1024, max_request_size=4 * 1024 * 1024
-    )
-    await producer.start()
-    size = 0
-    batches = [producer.create_batch() for _ in range(PARTITIONS)]
-    waiting: list[list[bytes]] = [[] for _ in range(PARTITIONS)]
-
-    async def send(partition: int) -> None:
-        batch, batches[partition] = batches[partition], producer.create_batch()
-        if batch.record_count():
-            batch.close()
-            await (await producer.send_batch(batch, topic, partition=partition))
-
-    async def put(partition: int) -> None:
-        group = waiting[partition]
-        value = b"[" + b",".join(group) + b"]" if array > 1 else group[0]
-        group.clear()
-        if batches[partition].append(key=None, value=value, timestamp=None) is None:
-            await send(partition)
-            assert batches[partition].append(key=None, value=value, timestamp=None) is not None
-
-    try:
-        for event in requests(events, start=start):
-            raw = encode(event)
-            size += len(raw)
-            partition = zlib.crc32(event.id.encode()) % PARTITIONS
-            waiting[partition].append(raw)
-            if len(waiting[partition]) == array:
-                await put(partition)
-        for partition in range(PARTITIONS):
-            if waiting[partition]:
-                await put(partition)
-            await send(partition)
-    finally:
-        await producer.stop()
-    return size / events
 
 
 def run_role(name: str, servers: str, topic: str, events: int) -> Measured:
@@ -145,91 +77,6 @@ def run_role(name: str, servers: str, topic: str, events: int) -> Measured:
     if not lines:
         raise SystemExit(f"{name} ended with code {done.returncode} and no figures:\n{done.stderr[-2_000:]}")
     return msgspec.json.decode(lines[0], type=Measured)
-
-
-def cpu_seconds(pid: int) -> float:
-    """User and system time of a process and its threads, from ``/proc``."""
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(") ")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS
-
-
-def applied(file: Path) -> int:
-    """Events applied, as the store's intake view has them."""
-    try:
-        store = LocalStore(file, readonly=True)
-    except SinkUnavailableError:
-        return 0
-    try:
-        return sum(int(p.fields["events"]) for p in store.read("intake", where={"outcome": "applied"}))
-    except SinkUnavailableError:
-        return 0  # the worker has not created its table yet
-    finally:
-        store.close()
-
-
-def run_worker(settings: Settings, events: int) -> Measured:
-    """Let a fresh worker process the requests topic to its end; its other topics are emptied first."""
-    topics = settings.topics
-    recreate(settings, [topics.panes, topics.state, topics.deadletter])
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        store, log = folder / "store.db", folder / "log"
-        command = [sys.executable, str(Path(__file__).resolve()), "--role", "worker", "--events", str(events)]
-        command += ["--bootstrap-servers", settings.kafka.bootstrap_servers, "--topic", topics.prefix]
-        with log.open("wb") as output:
-            worker = subprocess.Popen(command, cwd=folder, stdout=output, stderr=output)
-        try:
-            deadline = time.monotonic() + TIMEOUT
-            while (count := applied(store)) < events:
-                if worker.poll() is not None or time.monotonic() > deadline:
-                    text = log.read_text(errors="replace")[-2_000:]
-                    raise SystemExit(f"the worker stored {count} of {events} events and no more:\n{text}")
-                time.sleep(0.25)
-            cpu = cpu_seconds(worker.pid)
-        finally:
-            worker.send_signal(signal.SIGTERM)
-            try:
-                worker.wait(30)
-            except subprocess.TimeoutExpired:
-                worker.kill()
-                worker.wait()
-        if count != events:
-            raise SystemExit(f"the worker applied {count} of {events} events")
-        clock = json.loads((folder / "clock.json").read_text())
-    return Measured(events, clock["seconds"], cpu - clock["cpu_before"])
-
-
-def recreate(settings: Settings, names: Sequence[str]) -> None:
-    """Empty topics by deleting and creating them."""
-    delete(settings.kafka.bootstrap_servers, names)
-    bad = [str(p) for report in ensure_topics(settings) for p in report.problems]
-    if bad:
-        raise SystemExit("\n".join(bad))
-
-
-def delete(servers: str, names: Sequence[str]) -> None:
-    """Delete the topics that exist, and wait until they are gone."""
-    admin = KafkaAdminClient(bootstrap_servers=servers)
-    try:
-        if there := sorted(set(names) & set(admin.list_topics())):
-            admin.delete_topics(there)
-        for _ in range(100):
-            if not set(names) & set(admin.list_topics()):
-                return
-            time.sleep(0.1)
-        raise SystemExit(f"Kafka does not delete {', '.join(names)}")
-    finally:
-        admin.close()
-
-
-def delete_run(servers: str, prefix: str) -> None:
-    """Delete every topic of this run."""
-    admin = KafkaAdminClient(bootstrap_servers=servers)
-    try:
-        names = [name for name in admin.list_topics() if name.startswith(prefix)]
-    finally:
-        admin.close()
-    delete(servers, names)
 
 
 def run(servers: str, events: int, faust_events: int, rounds: int) -> dict[str, Any]:
@@ -249,23 +96,19 @@ def run(servers: str, events: int, faust_events: int, rounds: int) -> dict[str, 
         start = float(int(time.time()) - 605)
         for settings, array in ((single, 1), (arrays, ARRAY)):
             recreate(settings, [])
-            size = asyncio.run(_load(servers, settings.topics.requests, events, array, start))
+            size = load(servers, settings.topics.requests, requests(events, start=start), array)
         for _ in range(rounds):
             topic = single.topics.requests
             note("ceiling", run_role("ceiling", servers, topic, events))
             note("hand_written", run_role("hand_written", servers, topic, events))
-            note("worker_single", run_worker(single, events))
-            note("worker_arrays", run_worker(arrays, events))
+            note("worker_single", run_workers(single, events))
+            note("worker_arrays", run_workers(arrays, events))
             note("idiomatic_faust", run_role("idiomatic_faust", servers, topic, faust_events))
     rows = [_row(name, runs) for name, runs in results.items()]
     rate = {row.name: row.events_per_s for row in rows}
     own = rate["worker_single"]
     return {
-        "machine": {
-            "cpus": os.cpu_count(),
-            "python": platform.python_version(),
-            "system": platform.platform(),
-        },
+        "machine": machine(),
         "events": events,
         "bytes_per_event": round(size),
         "rows": [asdict(row) for row in rows],
@@ -302,46 +145,26 @@ def print_table(report: dict[str, Any]) -> None:
 
 def main() -> int:
     """Run; exit code 1 with a reason where a figure cannot be had."""
-    parser = argparse.ArgumentParser(
-        description="Events per second of the worker and of what it may be compared with.",
-        epilog="example: python benchmarks/throughput.py --quick --output json",
+    flags = parser(
+        "Events per second of the worker and of what it may be compared with.",
+        "throughput.py",
+        "one round, about a minute",
     )
-    parser.add_argument("--quick", action="store_true", help="one round, about a minute")
-    parser.add_argument("--output", choices=("table", "json"), default="table")
-    parser.add_argument("--bootstrap-servers", metavar="HOST:PORT", help="default: a Kafka of its own")
-    parser.add_argument("--events", type=int, metavar="N", help="default 1,000,000; 250,000 with --quick")
-    parser.add_argument("--role", choices=(*ROLES, "worker"), help=argparse.SUPPRESS)
-    parser.add_argument("--topic", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.role == "worker":
-        flags = ["--bootstrap-servers", arguments.bootstrap_servers, "--topic-prefix", arguments.topic]
-        flags += [
-            "--group",
-            f"{arguments.topic}{time.time_ns()}",
-            "--store",
-            f"sqlite:///{Path.cwd()}/store.db",
-        ]
-        sys.argv = sys.argv[:1]  # Faust reads the command line, too
-        return worker(flags, arguments.events)
+    flags.add_argument("--events", type=positive, metavar="N", help="default 1,000,000; 250,000 with --quick")
+    flags.add_argument("--role", choices=ROLES, help=SUPPRESS)
+    flags.add_argument("--topic", help=SUPPRESS)
+    arguments = flags.parse_args()
     if arguments.role:
-        sys.argv = sys.argv[:1]
+        sys.argv = sys.argv[:1]  # Faust reads the command line, too
         ROLES[arguments.role](arguments.bootstrap_servers, arguments.topic, PARTITIONS, arguments.events)
         return 0
-    signal.signal(
-        signal.SIGTERM, lambda *_: sys.exit(143)
-    )  # unwind, so that nothing we started is left behind
     events = arguments.events or (250_000 if arguments.quick else 1_000_000)
     faust_events, rounds = (15_000, 1) if arguments.quick else (50_000, 3)
-    with ExitStack() as stack:
-        servers = arguments.bootstrap_servers or stack.enter_context(local_kafka())
-        try:
-            report = run(servers, events, min(faust_events, events - 1), rounds)
-        except KafkaError as error:
-            raise SystemExit(f"Kafka at {servers}: {error}") from None
-    if arguments.output == "json":
-        print(json.dumps(report, indent=2))
-    else:
-        print_table(report)
+
+    def measure(broker: Broker) -> dict[str, Any]:
+        return run(broker.servers, events, min(faust_events, events - 1), rounds)
+
+    show(run_on_kafka(arguments.bootstrap_servers, measure), arguments.output, print_table)
     return 0
 
 

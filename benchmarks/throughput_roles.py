@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,8 @@ import faust
 from aiokafka import TopicPartition
 from faust.models.fields import FloatField, IntegerField, StringField
 
-from tidegauge.cli import main
 from tidegauge.processors.core.ingest import Ingest, IngestConfig
 from tidegauge.processors.core.pricing import PriceTable
-from tidegauge.processors.engine.ingesting import Ingesting
-from tidegauge.processors.engine.transport import Chunk
 from tidegauge.schemas.codec import Codec, encode
 from tidegauge.schemas.request import RequestEvent
 
@@ -93,7 +90,7 @@ def hand_written(servers: str, topic: str, partitions: int, events: int) -> None
     asyncio.run(_read(servers, topic, partitions, events, take))
 
 
-class Request(faust.Record, serializer="json"):
+class Request(faust.Record, serializer="json"):  # type: ignore[call-arg]
     """The few fields that the idiomatic app needs; Faust skips the others."""
 
     id: str
@@ -135,29 +132,6 @@ def idiomatic_faust(servers: str, topic: str, partitions: int, events: int) -> N
                 os._exit(0)  # stopping in order waits for this very agent to end
 
     faust.Worker(app, loglevel="ERROR", redirect_stdouts=False).execute_from_commandline()
-
-
-def worker(command: Sequence[str], events: int) -> int:
-    """``tidegauge worker``, with a clock around each fetched chunk and nothing else changed.
-
-    Writes ``clock.json`` when the last event has been folded: seconds since the first chunk came, and the CPU
-    seconds that the process had used before it.
-    """
-    fold, clock = Ingesting.apply, None
-
-    def write(seconds: float, cpu_before: float) -> None:
-        Path("clock.json").write_text(json.dumps({"seconds": seconds, "cpu_before": cpu_before}))
-
-    async def timed(self: Ingesting, chunk: Chunk) -> None:
-        nonlocal clock
-        clock = clock or Clock()
-        before = self.applied
-        await fold(self, chunk)
-        if before < events <= self.applied:
-            write(time.perf_counter() - clock.wall, clock.cpu)
-
-    Ingesting.apply = timed  # type: ignore[method-assign]
-    return main(["worker", *command])
 
 
 ROLES: dict[str, Callable[[str, str, int, int], None]] = {
