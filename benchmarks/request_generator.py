@@ -21,7 +21,9 @@ _PROMPTS: Final = ("answer", "classify", "rewrite", "extract")
 _ERRORS: Final = ("429", "500", "timeout")
 
 
-def requests(count: int, *, start: float, span: float = 600.0, seed: int = 1) -> Iterator[RequestEvent]:
+def requests(
+    count: int, *, start: float, span: float = 600.0, seed: int = 1, series: int | None = None
+) -> Iterator[RequestEvent]:
     """Yield ``count`` events of about 0.8 kB, nearly in order of time.
 
     Args:
@@ -29,12 +31,20 @@ def requests(count: int, *, start: float, span: float = 600.0, seed: int = 1) ->
         start: Unix seconds of the first.
         span: seconds from the first to the last; an event may be up to 5 s out of place.
         seed: of everything random in them.
+        series: spread them evenly over exactly so many base keys, instead of some 120 unevenly.
     """
     random = Random(seed)
     for index in range(count):
         provider, model, response_model = random.choices(_MODELS, _SHARES)[0]
         service, team = random.choice(_SERVICES)
-        prompt = random.choice(_PROMPTS)
+        prompt, version = random.choice(_PROMPTS), random.choice("67")
+        if series is not None:
+            # Models, services, users and guardrails are the same for any number of series: prompts make them many.
+            key = index % series if index < series else random.randrange(series)
+            provider, model, response_model = _MODELS[key % len(_MODELS)]
+            service, team = _SERVICES[0]
+            number = key // len(_MODELS)
+            prompt, version = f"p{number % 1_000:05d}", str(number // 1_000)
         failed = random.random() < 0.01
         first_chunk = random.lognormvariate(-0.7, 0.5)
         input_tokens = int(random.lognormvariate(6.8, 1.0)) + 1
@@ -57,7 +67,7 @@ def requests(count: int, *, start: float, span: float = 600.0, seed: int = 1) ->
             finish_reasons=[] if failed else ["stop"],
             error=random.choice(_ERRORS) if failed else "",
             prompt=prompt,
-            prompt_version=random.choice("67"),
+            prompt_version=version,
             user=f"u-{int(random.paretovariate(1.1)) % 1_000:04d}",
             conversation=f"{random.getrandbits(64):016x}",
             guardrails=[

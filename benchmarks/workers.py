@@ -71,19 +71,30 @@ class Reading:
         self._settings = settings
         self._store: Store | None = None
 
-    def total(self, measurement: str, field: str, where: dict[str, str], start: int | None = None) -> int:
-        """The sum of an integer field over the points with these tags; 0 where there is no store yet."""
+    def sums(
+        self, measurement: str, field: str, by: str, where: dict[str, str], start: int | None = None
+    ) -> dict[str, int]:
+        """An integer field's sum over the points with these tags, by a tag; empty where there is no store yet."""
+        found: dict[str, int] = {}
         try:
             if self._store is None:
                 self._store = open_store(self._settings, readonly=True)
-            return sum(int(p.fields[field]) for p in self._store.read(measurement, start=start, where=where))
+            for point in self._store.read(measurement, start=start, where=where):
+                found[point.tags[by]] = found.get(point.tags[by], 0) + int(point.fields[field])
         except SinkUnavailableError:
             self.close()
-            return 0
+            return {}
+        return found
 
     def applied(self) -> int:
         """Events applied, as the intake view has them."""
-        return self.total("intake", "events", {"outcome": "applied"})
+        return self.sums("intake", "events", "outcome", {"outcome": "applied"}).get("applied", 0)
+
+    def series(self) -> int:
+        """Distinct base keys in the store."""
+        if self._store is None:
+            self._store = open_store(self._settings, readonly=True)
+        return len({tuple(sorted(point.tags.items())) for point in self._store.read("latency")})
 
     def close(self) -> None:
         """Let go of the store; the next question opens it again."""
@@ -185,8 +196,17 @@ def wait_for(workers: Sequence[Worker], what: str, ready: Callable[[], bool], po
         time.sleep(poll)
 
 
-def run_workers(settings: Settings, events: int, count: int = 1, kafka_pid: int | None = None) -> WorkersRun:
-    """Let ``count`` fresh workers of one group process the requests topic to its end, into a SQLite store."""
+def run_workers(
+    settings: Settings,
+    events: int,
+    count: int = 1,
+    kafka_pid: int | None = None,
+    look: Callable[[Reading], None] = lambda _: None,
+) -> WorkersRun:
+    """Let ``count`` fresh workers of one group process the requests topic to its end, into a SQLite store.
+
+    That each event was applied exactly once is checked; ``look`` may check more of what is in the store then.
+    """
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         own = fresh(settings, Path(name))
         workers = [stack.enter_context(Worker(own, Path(name), f"worker{n}")) for n in range(count)]
@@ -200,9 +220,10 @@ def run_workers(settings: Settings, events: int, count: int = 1, kafka_pid: int 
         kafka = cpu_seconds(kafka_pid) - kafka_before if kafka_pid else None
         whole = machine_cpu_seconds() - machine_before
         cpu = [cpu_seconds(worker.pid) for worker in workers]
-        seen = reading.applied()
         for worker in workers:
             worker.stop()
+        seen = reading.applied()
+        look(reading)
         if seen != events:
             raise SystemExit(f"{seen} events were applied instead of {events}")
         clocks = [worker.clock() for worker in workers]
