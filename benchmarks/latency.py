@@ -20,7 +20,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
@@ -41,7 +41,7 @@ from support import (
     show,
 )
 from traffic import PROBE_SERVICE, Traffic
-from workers import Reading, Worker, cpu_seconds, fresh, machine_cpu_seconds, run_workers, wait_for
+from workers import Reading, Usage, Worker, fresh, print_cores, run_workers, wait_for
 
 from tidegauge.settings import Kafka, Settings, Topics
 
@@ -133,9 +133,8 @@ def _at_load(
         wait_for([worker], "the end of the warm-up", lambda: time.monotonic() >= settled)
         watch = Watch(reading)
         with Traffic("probes", settings, folder, PROBES_PER_SECOND) as probing:
-            used = _using(
-                {"worker": worker.pid, "traffic": traffic.pid} | ({"kafka": kafka_pid} if kafka_pid else {})
-            )
+            pids = {"worker": [worker.pid], "traffic": [traffic.pid, probing.pid]}
+            usage = Usage(pids | ({"kafka": [kafka_pid]} if kafka_pid else {}))
             until = time.monotonic() + seconds
 
             def over() -> bool:
@@ -143,7 +142,7 @@ def _at_load(
                 return time.monotonic() >= until
 
             wait_for([worker], "the end", over, 0.02)
-            shares = used()
+            cores = usage.cores()
             probes = probing.stop_probes()
         emitted = sum(map(len, probes.emitted))
         if probes.dropped:
@@ -168,7 +167,7 @@ def _at_load(
         "probes": len(found),
         "latency_s": summary(found),
         "look_s": round(statistics.mean(watch.looks), 4),
-        "cores_used": shares,
+        "cores_used": cores,
         "goal_p99_s": GOAL_P99_S,
         "goal_met": percentile(found, 0.99) <= GOAL_P99_S,
     }
@@ -178,20 +177,6 @@ def summary(values: Sequence[float]) -> dict[str, float]:
     """What is reported of the ways."""
     quantiles = {f"p{q}": round(percentile(values, q / 100), 3) for q in (50, 95, 99)}
     return quantiles | {"max": round(max(values), 3)}
-
-
-def _using(pids: dict[str, int]) -> Callable[[], dict[str, float]]:
-    """Start counting; the function returned says how many cores each process, and all of them, used since."""
-    started, whole = time.monotonic(), machine_cpu_seconds()
-    before = {name: cpu_seconds(pid) for name, pid in pids.items()}
-
-    def used() -> dict[str, float]:
-        seconds = time.monotonic() - started
-        cores = {name: (cpu_seconds(pid) - before[name]) / seconds for name, pid in pids.items()}
-        cores["machine"] = (machine_cpu_seconds() - whole) / seconds
-        return {name: round(value, 2) for name, value in cores.items()}
-
-    return used
 
 
 def print_table(report: dict[str, Any]) -> None:
@@ -204,8 +189,7 @@ def print_table(report: dict[str, Any]) -> None:
     print("".join(f"{value:>8.2f} s" for value in report["latency_s"].values()))
     met = "met" if report["goal_met"] else "missed"
     print(f"goal p99 ≤ {report['goal_p99_s']:g} s: {met}; a look at the store takes {report['look_s']:.3f} s")
-    cores = ", ".join(f"{name} {value:g}" for name, value in report["cores_used"].items())
-    print(f"cores used: {cores} (of {report['machine']['cpus']})")
+    print_cores(report["cores_used"])
 
 
 def main() -> int:

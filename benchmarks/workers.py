@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,16 +30,17 @@ _POLL: Final = 0.1
 class WorkersRun(Measured):
     """One run of one or more workers over a loaded topic.
 
-    ``seconds`` are from the first chunk that any worker fetched to the last event folded, ``stored_seconds`` to the
-    moment when all of them were seen in the store, which is also when the CPU times end: of the workers
-    (``cpu_seconds``), of Kafka where its process is known, and of everything on the machine.
+    Attributes:
+        seconds: from the first chunk that any worker fetched to the last event folded.
+        stored_seconds: from the same to the moment when all of them were seen in the store.
+        cpu_seconds: the workers' time from the same until then.
+        cores: what ``Usage.cores`` says of that stretch.
+        shares: events folded by each worker.
     """
 
     stored_seconds: float
-    kafka_cpu_seconds: float | None
-    machine_cpu_seconds: float
+    cores: dict[str, float]
     shares: tuple[int, ...]
-    """Events folded by each worker."""
 
 
 class Clock(msgspec.Struct, frozen=True):
@@ -58,10 +59,51 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
+def resident_mb(pid: int) -> int:
+    """Memory of a process, in MB."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
+    return int(status.partition("VmRSS:")[2].split()[0]) // 1024
+
+
 def machine_cpu_seconds() -> float:
     """Time that the cores have spent on anything but waiting, since the machine was started."""
     user, nice, system, _, _, irq, softirq, *_ = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
     return sum(map(int, (user, nice, system, irq, softirq))) / _TICKS
+
+
+class Usage:
+    """CPU time since it was made, by process.
+
+    Args:
+        pids: process ids by name; several processes may share a name's sum. With a ``kafka`` among them, what is
+            left of the machine's time is ``others``: programs that have nothing to do with the measurement.
+    """
+
+    def __init__(self, pids: Mapping[str, Sequence[int]]) -> None:
+        self._pids = pids
+        self._began = time.monotonic()
+        self._before = self._now()
+
+    def cores(self) -> dict[str, float]:
+        """Cores used on average, by name; ``benchmark`` is the measuring process itself."""
+        seconds, now = time.monotonic() - self._began, self._now()
+        cores = {name: (now[name] - before) / seconds for name, before in self._before.items()}
+        whole = cores.pop("machine")
+        if "kafka" in cores:
+            cores["others"] = max(0.0, whole - sum(cores.values()))
+        return {name: round(value, 2) for name, value in cores.items()}
+
+    def _now(self) -> dict[str, float]:
+        now = {name: sum(map(cpu_seconds, pids)) for name, pids in self._pids.items()}
+        return now | {"benchmark": time.process_time(), "machine": machine_cpu_seconds()}
+
+
+def print_cores(cores: Mapping[str, float]) -> None:
+    """A line on who used the cores, and a warning where others did."""
+    used = ", ".join(f"{name} {value:g}" for name, value in cores.items())
+    print(f"cores used, of {os.cpu_count()}: {used}")
+    if cores.get("others", 0.0) > 0.2:
+        print("other programs were busy: these figures are not this machine's own")
 
 
 class Reading:
@@ -214,11 +256,11 @@ def run_workers(
         stack.callback(reading.close)
         # Each look at this costs nothing, and the processes' times at the beginning must be of that moment.
         wait_for(workers, "the first chunk", lambda: any(w.clock() for w in workers), 0.01)
-        kafka_before, machine_before = cpu_seconds(kafka_pid) if kafka_pid else 0.0, machine_cpu_seconds()
+        pids = {"workers": [worker.pid for worker in workers]}
+        usage = Usage(pids | ({"kafka": [kafka_pid]} if kafka_pid else {}))
         wait_for(workers, f"{events} events in the store", lambda: reading.applied() >= events)
         stored = time.monotonic()
-        kafka = cpu_seconds(kafka_pid) - kafka_before if kafka_pid else None
-        whole = machine_cpu_seconds() - machine_before
+        cores = usage.cores()
         cpu = [cpu_seconds(worker.pid) for worker in workers]
         for worker in workers:
             worker.stop()
@@ -234,7 +276,6 @@ def run_workers(
         seconds=max(clock.last for _, clock in worked) - first,
         cpu_seconds=sum(used - clock.cpu_before for used, clock in worked),
         stored_seconds=stored - first,
-        kafka_cpu_seconds=kafka,
-        machine_cpu_seconds=whole,
+        cores=cores,
         shares=tuple(clock.applied if clock else 0 for clock in clocks),
     )
