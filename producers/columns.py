@@ -67,7 +67,7 @@ class ColumnMap:
     def __init__(self, columns: Iterable[Column]) -> None:
         self.columns: Final = tuple(columns)
         if _TIME not in {c.field for c in self.columns}:
-            raise UsageError("the map names no column for 'time'; write time=COLUMN")
+            raise UsageError("there is no column for 'time'; name it in the map: time=COLUMN")
 
     @classmethod
     def parse(cls, text: str) -> ColumnMap:
@@ -99,7 +99,9 @@ class ColumnMap:
         """Raise ``UsageError`` if a column is not there."""
         for column in self.columns:
             if column.column not in header:
-                raise UsageError(f"map: no column '{column.column}'; columns are {', '.join(header)}")
+                raise UsageError(
+                    f"no column '{column.column}' in the file; its columns are {', '.join(header)[:500]}"
+                )
 
     def fields(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """The event's fields by wire name; what the row leaves empty is absent.

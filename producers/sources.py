@@ -25,7 +25,7 @@ import msgspec
 
 from tidegauge.errors import InvalidEventError, TidegaugeError, UnavailableError, UsageError
 from tidegauge.schemas.codec import explain
-from tidegauge.schemas.common import SCHEMA_VERSION
+from tidegauge.schemas.common import MIN_TIME, SCHEMA_VERSION
 from tidegauge.schemas.request import RequestEvent
 
 from .columns import WIRE_NAMES, ColumnMap, wire_name
@@ -34,6 +34,7 @@ from .trace_formats import FORMATS, BadRecord, Skipped, make_format
 MAX_IN_MEMORY: Final = 500_000
 MAX_EXAMPLES: Final = 20
 _GZIP_MAGIC: Final = b"\x1f\x8b"
+_TIME: Final = WIRE_NAMES["time"]
 _USER: Final = WIRE_NAMES["user"]
 
 
@@ -99,6 +100,12 @@ class Trace:
         # Events as on the wire bear ids and users as their producers made them.
         self._native = format == "jsonl" and columns is None
         make_format(format, columns)
+        if self._constants:
+            try:
+                probe = {"id": "probe", _TIME: float(MIN_TIME), **self._constants}
+                msgspec.convert(probe, RequestEvent, strict=False)
+            except msgspec.ValidationError as error:
+                raise UsageError(f"{explain(error)} (the value for all events)") from None
 
     def __iter__(self) -> Iterator[RequestEvent]:
         """The events, in the file's order.
@@ -129,14 +136,23 @@ class Trace:
             except (OSError, EOFError, zlib.error) as error:
                 raise UnavailableError(f"{self.path}: {error}") from None
 
+    def check(self) -> None:
+        """Read as far as the first event; raises as iteration does, and ``UnavailableError`` where there is none."""
+        if next(iter(self), None) is None:
+            raise UnavailableError(self._no_event())
+
     def span(self, limit: int | None = None) -> Span:
         """Read the trace, or its first ``limit`` events, for its times; raises as iteration does."""
         first, last, count = float("inf"), float("-inf"), 0
         for event in islice(self, limit):
             first, last, count = min(first, event.time), max(last, event.time), count + 1
         if not count:
-            raise UnavailableError(f"{self.path}: holds no event of the format {self.format}")
+            raise UnavailableError(self._no_event())
         return Span(first, last, count)
+
+    def _no_event(self) -> str:
+        text = f"{self.path}: holds no event of the format {self.format}"
+        return text + "".join(f"; line {bad.line}: {bad.error}" for bad in self.report.examples[:1])
 
     def _open(self) -> IO[bytes]:
         try:

@@ -80,7 +80,12 @@ class CSV:
     def records(self, stream: IO[bytes]) -> Iterator[Record | BadRecord]:
         """The rows after the header; raises ``UsageError`` if it lacks a column."""
         reader = csv.reader(_text_lines(stream), strict=True)
-        self._header = [name.strip() for name in next(reader, [])]
+        try:
+            self._header = [name.strip() for name in next(reader, [])]
+        except csv.Error as error:
+            raise UsageError(f"no CSV: its header cannot be read ({error})") from None
+        if not self._header:
+            return
         if self._columns is None:
             self._columns = ColumnMap.of_header(self._header)
         self._columns.check(self._header)

@@ -11,8 +11,8 @@ from typing import Any, Final
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka.errors import KafkaError
 
-from .connection import kafka_python_options
-from .errors import BrokerUnavailableError, SettingsError
+from .connection import addresses, kafka_python_options
+from .errors import BrokerUnavailableError
 from .settings import Kafka
 
 TIMEOUT_MS: Final = 8_000
@@ -44,7 +44,7 @@ def producer(kafka: Kafka, **options: Any) -> Iterator[KafkaProducer]:
 @contextmanager
 def _client(kind: Any, kafka: Kafka, options: dict[str, Any]) -> Iterator[Any]:
     options = {"bootstrap_timeout_ms": TIMEOUT_MS} | kafka_python_options(kafka) | options
-    _knock(kafka)
+    knock(kafka)
     with _quiet():
         try:
             client = kind(**options)
@@ -56,17 +56,17 @@ def _client(kind: Any, kafka: Kafka, options: dict[str, Any]) -> Iterator[Any]:
             raise BrokerUnavailableError(f"Kafka at {kafka.bootstrap_servers}: {_say(error)}") from None
 
 
-def _knock(kafka: Kafka) -> None:
-    # The library tries refused addresses until its time is up; a person at a command line wants to know at once.
+def knock(kafka: Kafka) -> None:
+    """Raise ``BrokerUnavailableError`` unless something listens at one of the addresses.
+
+    The libraries try refused addresses until their time is up; a person at a command line wants to know at once.
+    """
     reason = ""
-    for server in kafka.bootstrap_servers.split(","):
-        host, _, port = server.strip().rpartition(":")
+    for address in addresses(kafka):
         try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=TIMEOUT_MS / 2000).close()
-        except ValueError:
-            raise SettingsError(f"kafka.bootstrap_servers: expected host:port, got '{server}'") from None
-        except OSError as error:
-            reason = error.strerror or str(error) or type(error).__name__
+            socket.create_connection(address, timeout=TIMEOUT_MS / 2000).close()
+        except (OSError, UnicodeError) as error:
+            reason = getattr(error, "strerror", "") or str(error) or type(error).__name__
         else:
             return
     raise BrokerUnavailableError(f"Kafka at {kafka.bootstrap_servers}: {reason}")

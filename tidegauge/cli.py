@@ -1,19 +1,25 @@
 """The ``tidegauge`` command: finds the subcommand, and turns errors into one clear line and an exit code.
 
-Exit codes: 0 done; 1 a server, file or package is missing, or the data are bad; 2 wrong use; 130 interrupted.
+Exit codes: 0 done; 1 a server, file or package is missing, or the data are bad; 2 wrong use; 130 and 143 interrupted
+by SIGINT (Ctrl-C) and SIGTERM. What runs until it is told to end takes both for its ordinary end, and exits with 0.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Final, NoReturn
 
 from . import __version__
+from .commands.terminal import printable
 from .errors import SettingsError, TidegaugeError, UsageError
 
 
@@ -103,21 +109,78 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     command = next((a for a in arguments if not a.startswith("-")), None)
+    name = f"tidegauge {command}" if command in COMMANDS else "tidegauge"
+    if sys.stdout is None:  # closed by the caller, as in tidegauge … >&-
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 (for the rest of the process)
     try:
-        args = build_parser(command).parse_args(arguments)
-        return int(args.run(args))
+        with _signals():
+            try:
+                args = build_parser(command).parse_args(arguments)
+                return int(args.run(args))
+            finally:
+                sys.stdout.flush()  # while an error can still be told
     except (UsageError, SettingsError) as error:
-        print(f"tidegauge {command}: {error}", file=sys.stderr)
+        _say(name, error)
         return 2
     except TidegaugeError as error:
-        print(f"tidegauge {command}: {error}", file=sys.stderr)
+        _say(name, error)
         return 1
+    except SystemExit as end:  # argparse has said it
+        return int(end.code or 0)
     except BrokenPipeError:
         # The reader of our output (head, less) has left: not an error, but nothing may be flushed to it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 0
+    except OSError as error:
+        _drop_output()
+        place = f"{error.filename}: " if error.filename else ""
+        _say(name, f"{place}{error.strerror or error}")
+        return 1
+    except Interrupted as end:
+        return 128 + end.signal
     except KeyboardInterrupt:
         return 130
+
+
+class Interrupted(KeyboardInterrupt):
+    """We are to end; ``signal`` is the signal's number."""
+
+    def __init__(self, signal: int) -> None:
+        super().__init__()
+        self.signal = signal
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """Let SIGTERM end us as Ctrl-C does: in order.
+
+    SIGINT too is set anew, for a shell starts what it runs in the background with that signal ignored, and
+    ``kill -INT`` should end it there as well.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: object) -> NoReturn:
+        raise Interrupted(number)
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _say(name: str, error: object) -> None:
+    # One line, whatever a file's header or a server's answer has brought into the text.
+    print(f"{name}: {printable(str(error))}", file=sys.stderr)
+
+
+def _drop_output() -> None:
+    # What is in the buffer would fail again when the interpreter flushes it at its end.
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -10,8 +10,20 @@ from .errors import SettingsError
 from .settings import Kafka
 
 
+def addresses(kafka: Kafka) -> list[tuple[str, int]]:
+    """Host and port of each bootstrap server; raises ``SettingsError``."""
+    found = []
+    for server in kafka.bootstrap_servers.split(","):
+        host, _, port = server.strip().rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 65_536:
+            raise SettingsError(f"kafka.bootstrap_servers: expected host:port, got '{server}'")
+        found.append((host.strip("[]"), int(port)))
+    return found
+
+
 def check(kafka: Kafka) -> None:
-    """Raise ``SettingsError`` where the security settings do not fit together; needs no broker."""
+    """Raise ``SettingsError`` where an address is none or the security settings do not fit; needs no broker."""
+    addresses(kafka)
     if kafka.security_protocol.startswith("SASL") and not (kafka.sasl_username and kafka.sasl_password):
         raise SettingsError(
             f"kafka.sasl_username, kafka.sasl_password: both are needed with {kafka.security_protocol}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import fcntl
 import os
 import signal
 import socket
@@ -26,23 +28,50 @@ def free_port() -> int:
 class LocalStack:
     """Ends every process it started, in reverse order, however the block is left.
 
+    Even when this process is killed: the kernel then ends the others (on Linux).
+
     Args:
-        folder: where the processes' logs go.
+        data: a folder for this stack alone; the processes' logs go to ``logs`` in it.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, data: Path) -> None:
+        self._data = data
+        self.folder = data / "logs"
         self._running: list[tuple[str, subprocess.Popen[bytes]]] = []
+        self._lock: int | None = None
 
     def __enter__(self) -> Self:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Take the folder.
+
+        Raises:
+            UnavailableError: another stack has it, or it cannot be written.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise UnavailableError(f"{error.filename}: {error.strerror}; choose another folder") from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._lock)
+            raise UnavailableError(f"{self._data}: in use by another demo; choose another folder") from None
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for _, process in reversed(self._running):
-            _end(process)
+        try:
+            for _, process in reversed(self._running):
+                _end(process)
+        except KeyboardInterrupt:  # told twice: at once, then
+            for _, process in self._running:
+                process.kill()
+                process.wait()
+            raise
+        finally:
+            if self._lock is not None:
+                os.close(self._lock)
 
     def broker(self) -> str:
         """Start the embedded broker; returns its bootstrap servers.
@@ -105,9 +134,19 @@ class LocalStack:
                 stderr=log,
                 env=environment,
                 start_new_session=True,
+                preexec_fn=_end_with_parent,
             )
         self._running.append((name, process))
         return process
+
+
+def _end_with_parent() -> None:
+    # Runs in the child before it becomes the program: PR_SET_PDEATHSIG. We have no threads yet that could hold locks.
+    if _libc is not None:
+        _libc.prctl(1, signal.SIGTERM)
+
+
+_libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
 def _end(process: subprocess.Popen[bytes]) -> int:

@@ -195,15 +195,22 @@ def load(
             section, _, key = name.removeprefix(ENV_PREFIX).lower().partition("_")
             if section not in sections:
                 raise SettingsError(f"{name}: no such section; sections are {', '.join(sorted(sections))}")
-            values.setdefault(section, {})[key] = text
+            _section(values, section)[key] = text
     for path, value in (overrides or {}).items():
         if value is not None:
             section, _, key = path.partition(".")
-            values.setdefault(section, {})[key] = value
+            _section(values, section)[key] = value
     try:
         return msgspec.convert(values, Settings, strict=False, dec_hook=_decode_secret)
     except msgspec.ValidationError as error:
         raise SettingsError(_explain(str(error))) from None
+
+
+def _section(values: dict[str, Any], name: str) -> dict[str, Any]:
+    section = values.setdefault(name, {})
+    if not isinstance(section, dict):
+        raise SettingsError(f"{name}: expected a section, written [{name}]")
+    return section
 
 
 def _read_file(file: str | os.PathLike[str] | None) -> dict[str, Any]:
@@ -215,6 +222,8 @@ def _read_file(file: str | os.PathLike[str] | None) -> dict[str, Any]:
             return tomllib.load(stream)
     except OSError as error:
         raise UnavailableError(f"settings file {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise SettingsError(f"settings file {path}: expected TOML, which is UTF-8 text") from None
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"settings file {path}: {error}") from None
 
@@ -222,7 +231,7 @@ def _read_file(file: str | os.PathLike[str] | None) -> dict[str, Any]:
 def _decode_secret(kind: type, value: Any) -> Any:
     if kind is Secret and isinstance(value, str):
         return Secret(value)
-    raise NotImplementedError
+    raise ValueError("Expected `str`")  # msgspec adds where
 
 
 def _explain(message: str) -> str:

@@ -33,6 +33,7 @@ STATE_COMPACTION_LAG_MS: Final = 3_600_000
 
 _TOPIC_ALREADY_EXISTS: Final = 36
 _AT_LEAST: Final = frozenset({"retention.ms", "max.message.bytes", "min.compaction.lag.ms"})
+_FATAL: Final = frozenset({"cleanup.policy", "message.timestamp.type"})
 _UNLIMITED: Final = "-1"
 
 
@@ -61,6 +62,8 @@ class Problem:
     topic: str
     what: str
     mend: str
+    fatal: bool = False
+    """Whether figures would be wrong, so that a worker had better not start."""
 
     def __str__(self) -> str:
         return f"{self.topic}: {self.what}; {self.mend}"
@@ -189,12 +192,12 @@ def _problems(
     spec: TopicSpec, partitions: Sequence[Mapping[str, Any]], config: Mapping[str, str]
 ) -> list[Problem]:
     if not partitions:
-        return [Problem(spec.name, "does not exist", "run: tidegauge topics create")]
+        return [Problem(spec.name, "does not exist", "run: tidegauge topics create", fatal=True)]
     found = []
     if spec.fixed_partitions and len(partitions) != spec.partitions:
         what = f"has {len(partitions)} partitions, the settings ask for {spec.partitions}"
         mend = f"set topics.partitions to {len(partitions)} if all topics have that many, else choose a new prefix"
-        found.append(Problem(spec.name, what, mend))
+        found.append(Problem(spec.name, what, mend, fatal=True))
     copies = min(len(partition["replica_nodes"]) for partition in partitions)
     if copies < spec.replication:
         what = f"has {copies} copies of a partition, the settings ask for {spec.replication}"
@@ -202,7 +205,8 @@ def _problems(
     for name in _wrong_config(spec, config):
         bound = "at least " if name in _AT_LEAST else ""
         what = f"{name} is {config.get(name, 'not told by the broker')}, must be {bound}{spec.config[name]}"
-        found.append(Problem(spec.name, what, "run: tidegauge topics create --alter"))
+        fatal = name in _FATAL
+        found.append(Problem(spec.name, what, "run: tidegauge topics create --alter", fatal))
     return found
 
 

@@ -62,10 +62,7 @@ def ask(data: Path, capsys: pytest.CaptureFixture[str]) -> Ask:
 
 
 def failure(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
-    try:
-        code = main(["query", *arguments])
-    except SystemExit as end:
-        code = int(str(end.code))
+    code = main(["query", *arguments])
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err.count("\n") == 1

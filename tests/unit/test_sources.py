@@ -228,7 +228,7 @@ def test_a_wrong_map_is_refused(text, told):
 @pytest.mark.parametrize(
     ("content", "format_", "error", "told"),
     [
-        (b"a,b\n1,2\n", "azure", UsageError, "no column 'TIMESTAMP'; columns are a, b"),
+        (b"a,b\n1,2\n", "azure", UsageError, "no column 'TIMESTAMP' in the file; its columns are a, b"),
         (b"a,b\n1,2\n", "csv", UsageError, "no column for 'time'"),
         (b"", "aider", UnavailableError, "holds no event"),
         (gzip.compress(AZURE)[:-20], "azure", UnavailableError, "end-of-stream"),

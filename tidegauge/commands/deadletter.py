@@ -23,7 +23,7 @@ from tidegauge.schemas.deadletter import DeadLetter
 from tidegauge.settings import Settings
 from tidegauge.sinks.deadletter import why_not_resend
 
-from .options import add_settings, parse_time, settings_from
+from .options import add_settings, parse_time, settings_from, whole
 from .terminal import printable
 
 _LIST_LIMIT: Final = 50
@@ -55,7 +55,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _add_selection(listing)
     listing.add_argument(
         "--limit",
-        type=_positive,
+        type=whole(1),
         default=_LIST_LIMIT,
         metavar="N",
         help=f"the newest N (default {_LIST_LIMIT})",
@@ -69,7 +69,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         epilog="example: tidegauge deadletter resend --reason schema_version --dry-run",
     )
     _add_selection(resend)
-    resend.add_argument("--limit", type=_positive, metavar="N", help="the oldest N (default: all)")
+    resend.add_argument("--limit", type=whole(1), metavar="N", help="the oldest N (default: all)")
     resend.add_argument("--dry-run", action="store_true", help="say what would be sent, and send nothing")
 
 
@@ -257,9 +257,3 @@ def _place(text: str) -> tuple[int, int]:
     if not (colon and partition.isdecimal() and offset.isdecimal()):
         raise UsageError(f"--offset {text}: expected partition:offset, such as 0:17")
     return int(partition), int(offset)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, got '{text}'")
-    return int(text)

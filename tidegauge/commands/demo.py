@@ -10,13 +10,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from tidegauge.errors import SinkUnavailableError, TidegaugeError, UnavailableError
+from tidegauge.errors import SinkUnavailableError, TidegaugeError, UnavailableError, UsageError
 from tidegauge.local_stack import LocalStack
+from tidegauge.producers.trace_formats import FORMATS
 from tidegauge.settings import Settings, load
 from tidegauge.sinks.base import Store
 from tidegauge.sinks.local import LocalStore
 from tidegauge.sinks.query import Row, rows
 from tidegauge.topics import ensure_topics
+
+from .options import positive
+from .replay import add_columns, check_trace
 
 DATABASE = "tidegauge.db"
 REPLAY_PATIENCE = 120.0
@@ -24,38 +28,47 @@ REPLAY_PATIENCE = 120.0
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
-    parser.add_argument("--seconds", type=float, metavar="N", help="end after so long; default at Ctrl-C")
+    parser.add_argument(
+        "--seconds",
+        type=positive,
+        metavar="N",
+        help="end after so long; default at Ctrl-C, or when a replay is stored",
+    )
     parser.add_argument("--plain", action="store_true", help="print lines instead of the live view")
-    parser.add_argument("--data", default="tidegauge-data", metavar="DIR", help="where the store and logs go")
+    parser.add_argument(
+        "--data",
+        default="tidegauge-data",
+        metavar="DIR",
+        help="for the store and logs; default tidegauge-data",
+    )
     parser.add_argument("--replay", metavar="FILE", help="publish this trace instead of made-up traffic")
-    parser.add_argument("--format", metavar="F", help="the trace's format: azure, aider, jsonl or csv")
-    parser.add_argument("--rate", default="30", metavar="R", help="made-up requests per second")
+    parser.add_argument("--format", choices=FORMATS, help="of the trace")
+    add_columns(parser)
+    parser.add_argument(
+        "--rate", type=positive, default=30.0, metavar="R", help="made-up requests per second; default 30"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the demo."""
-    if args.replay and not Path(args.replay).is_file():
-        raise UnavailableError(f"no such trace: {args.replay}")
+    _check(args)
     data = Path(args.data)
     database = data / DATABASE
-    with LocalStack(data / "logs") as stack:
+    with LocalStack(data) as stack:
+        if not args.replay:
+            _set_aside(database)
         servers = stack.broker()
         # Topics of its own for each run: the broker forgets, the store does not, and progress is read from there.
-        prefix = f"demo-{int(time.time())}."
+        prefix = f"demo-{time.time_ns() // 1_000_000}."
         settings = load(environ={}, overrides={"kafka.bootstrap_servers": servers, "topics.prefix": prefix})
         for report in ensure_topics(settings):
             if report.problems and report.state != "ok":
                 print(f"{report.name}: {report.problems[0]}")
-        worker = stack.tidegauge(
-            "worker",
-            "worker",
-            *_kafka(settings),
-            "--store",
-            f"sqlite:///{database}",
-        )
+        worker = stack.tidegauge("worker", "worker", *_kafka(settings), "--store", f"sqlite:///{database}")
         store = _open(stack, database)
         print("starting: broker, worker and traffic are up in about ten seconds", flush=True)
         traffic = None
+        interrupted = False
         try:
             traffic = _traffic(stack, args, settings)
             with _view(plain=args.plain) as view:
@@ -64,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
                 else:
                     _until_told(stack, store, view, settings, args.seconds)
         except KeyboardInterrupt:
-            pass
+            interrupted = True
         finally:
             store.close()
         if traffic is not None:
@@ -75,7 +88,41 @@ def run(args: argparse.Namespace) -> int:
         _summary(final, data, settings)
     finally:
         final.close()
+    if interrupted and args.replay:
+        raise TidegaugeError("interrupted: only a part of the trace is stored; run it again for the rest")
     return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    if args.replay:
+        if not args.format:
+            raise UsageError(f"--replay: needs --format, one of {', '.join(FORMATS)}")
+        check_trace(args.replay, args.format, args.map, args.set)
+    elif args.format or args.map or args.set:
+        raise UsageError("--format, --map, --set: need --replay")
+
+
+def _set_aside(database: Path) -> None:
+    """Begin a store anew where the old one holds some of today.
+
+    The embedded broker keeps nothing: today's panes, stored as this run alone knows them, would take the place of
+    those of a run before. A replay of the same trace makes the same panes, and may.
+    """
+    if not database.exists():
+        return
+    store = LocalStore(database, readonly=True)
+    try:
+        today = int(time.time()) // 86_400 * 86_400
+        if not rows(store, "cost_1d", start=today):
+            return
+    finally:
+        store.close()
+    aside = database.with_name(f"{database.stem}-{time.strftime('%Y%m%dT%H%M%S')}.db")
+    for suffix in ("-wal", "-shm", ""):
+        old = database.with_name(database.name + suffix)
+        if old.exists():
+            old.rename(aside.with_name(aside.name + suffix))
+    print(f"what a run before stored today is in {aside} now; this run begins anew")
 
 
 class View(Protocol):
@@ -124,9 +171,11 @@ def _view(*, plain: bool) -> Iterator[View]:
 def _traffic(stack: LocalStack, args: argparse.Namespace, settings: Settings) -> subprocess.Popen[bytes]:
     common = _kafka(settings)
     if args.replay:
-        flags = ("--format", args.format) if args.format else ()
-        return stack.tidegauge("replay", "replay", args.replay, *flags, "--speed", "max", *common)
-    return stack.tidegauge("simulate", "simulate", "--rate", args.rate, *common)
+        flags = ["--format", args.format, "--speed", "max"]
+        flags += ["--map", args.map] if args.map else []
+        flags += [text for constant in args.set for text in ("--set", constant)]
+        return stack.tidegauge("replay", "replay", args.replay, *flags, *common)
+    return stack.tidegauge("simulate", "simulate", "--rate", str(args.rate), *common)
 
 
 def _until_told(
@@ -154,7 +203,7 @@ def _until_stored(
         time.sleep(0.5)
     if traffic.returncode:
         log = (stack.folder / "replay.log").read_text(errors="replace").strip().splitlines()
-        raise TidegaugeError(log[-1] if log else "the replay failed")
+        raise TidegaugeError(log[-1].removeprefix("tidegauge replay: ") if log else "the replay failed")
     published = _records(settings)
     progress, patience = -1, time.monotonic() + REPLAY_PATIENCE
     while (handled := _handled(store, settings)) < published:

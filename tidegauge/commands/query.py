@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import sys
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from tidegauge.errors import UsageError
 from tidegauge.processors.core.views import MEASUREMENTS
+from tidegauge.schemas.common import MAX_TIME
 from tidegauge.sinks.open import open_store
 from tidegauge.sinks.query import check, rows
 
@@ -69,9 +71,16 @@ def _range(args: argparse.Namespace) -> tuple[int | None, int | None]:
         seconds = _length(args.last, "--last")
         assert seconds is not None
         end = int(time.time()) + 1
-        return end - seconds, end
-    start = None if args.start is None else int(parse_time(args.start, "--from"))
-    return start, None if args.end is None else int(parse_time(args.end, "--to"))
+        return max(end - seconds, 0), end
+    start = None if args.start is None else parse_time(args.start, "--from")
+    end_of = None if args.end is None else parse_time(args.end, "--to")
+    if start is not None and end_of is not None and start >= end_of:
+        raise UsageError("the range must start before it ends")
+    # No event lies outside; and people write the year 1 or 9999 for an open end.
+    return (
+        None if start is None else max(int(start), 0),
+        None if end_of is None else min(math.ceil(end_of), int(MAX_TIME)),
+    )
 
 
 def _length(text: str | None, flag: str) -> int | None:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from typing import Literal
 
-from tidegauge.errors import InvalidEventError, UsageError
-from tidegauge.producers.columns import ColumnMap, iso_time
+from tidegauge.broker import knock
+from tidegauge.errors import UsageError
+from tidegauge.producers.columns import ColumnMap
 from tidegauge.producers.publisher import ReliablePublisher
 from tidegauge.producers.replay import ReplayResult, Speed, replay
 from tidegauge.producers.sources import Trace
 from tidegauge.producers.trace_formats import FORMATS
 
-from .options import add_settings, settings_from
+from .options import add_batch, add_settings, parse_event_time, positive, settings_from, whole
 from .progress import Progress
 
 
@@ -21,6 +23,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's flags."""
     parser.add_argument("file", metavar="FILE", help="the trace; may be compressed with gzip")
     parser.add_argument("--format", required=True, choices=FORMATS, help="of the file")
+    add_columns(parser)
+    parser.add_argument("--speed", default="max", help="recorded, N times as fast, or max; default max")
+    parser.add_argument(
+        "--move-to",
+        metavar="T",
+        help="move the trace to end at T (ISO 8601 or Unix seconds), or now: when the replay ends",
+    )
+    parser.add_argument("--limit", metavar="N", type=whole(1), help="only the first N events")
+    parser.add_argument("--shuffle", metavar="SEED", type=int, help="publish in random order")
+    add_batch(parser)
+    parser.add_argument("--strict", action="store_true", help="stop at the first bad line")
+    add_settings(parser)
+
+
+def add_columns(parser: argparse.ArgumentParser) -> None:
+    """Add ``--map`` and ``--set``."""
     parser.add_argument(
         "--map",
         metavar="MAP",
@@ -34,30 +52,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="give all events this value, such as model=gpt-4o; may be repeated",
     )
-    parser.add_argument("--speed", default="max", help="recorded, N times as fast, or max; default max")
-    parser.add_argument(
-        "--move-to",
-        metavar="T",
-        help="move the trace to end at T (ISO 8601 or Unix seconds), or now: when the replay ends",
-    )
-    parser.add_argument("--limit", metavar="N", type=int, help="only the first N events")
-    parser.add_argument("--shuffle", metavar="SEED", type=int, help="publish in random order")
-    parser.add_argument("--batch", metavar="N", type=int, default=1, help="events per message; default 1")
-    parser.add_argument("--strict", action="store_true", help="stop at the first bad line")
-    add_settings(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Publish the trace; 0 if Kafka acknowledged all of it."""
     settings = settings_from(args)
-    if args.limit is not None and args.limit < 1:
-        raise UsageError("--limit: expected a number from 1")
-    columns = ColumnMap.parse(args.map) if args.map else None
-    constants = dict(_constant(text) for text in args.set)
     speed, move_to = parse_speed(args.speed), _parse_move(args.move_to)
+    if args.shuffle is not None and speed != "max":
+        raise UsageError("--shuffle: needs --speed max; a shuffled trace has no pace")
     user_key = settings.emitter.user_key.reveal().encode()
-    # Told of a wrong argument or a missing file before any server is asked.
-    next(iter(Trace(args.file, args.format, columns=columns, constants=constants)), None)
+    columns, constants = check_trace(args.file, args.format, args.map, args.set)
+    knock(settings.kafka)
     with (
         ReliablePublisher(settings, batch=args.batch) as publisher,
         Progress("events", args.limit) as progress,
@@ -81,6 +86,24 @@ def run(args: argparse.Namespace) -> int:
     return 1 if result.stats.failed else 0
 
 
+def check_trace(
+    file: str,
+    trace_format: str,
+    map_text: str | None,
+    settings: Sequence[str],
+) -> tuple[ColumnMap | None, dict[str, str]]:
+    """The column map and the constants of the flags, tried on the file before any server is asked.
+
+    Raises:
+        UsageError: a flag is wrong, or does not fit the file.
+        UnavailableError: the file cannot be read, or holds no event at all.
+    """
+    columns = ColumnMap.parse(map_text) if map_text else None
+    constants = dict(_constant(text) for text in settings)
+    Trace(file, trace_format, columns=columns, constants=constants).check()
+    return columns, constants
+
+
 def parse_speed(text: str) -> Speed:
     """``recorded``, ``max`` or a number; raises ``UsageError``."""
     if text == "recorded":
@@ -88,9 +111,9 @@ def parse_speed(text: str) -> Speed:
     if text == "max":
         return "max"
     try:
-        return float(text.removesuffix("x").removesuffix("×"))
-    except ValueError:
-        raise UsageError(f"--speed: '{text}': expected recorded, max, or a number") from None
+        return positive(text.removesuffix("x").removesuffix("×"))
+    except argparse.ArgumentTypeError:
+        raise UsageError(f"--speed: '{text}': expected recorded, max, or a number above 0") from None
 
 
 def _constant(text: str) -> tuple[str, str]:
@@ -103,16 +126,7 @@ def _constant(text: str) -> tuple[str, str]:
 def _parse_move(text: str | None) -> Literal["now"] | float | None:
     if text is None:
         return None
-    if text == "now":
-        return "now"
-    try:
-        return float(text)
-    except ValueError:
-        pass
-    try:
-        return iso_time(text)
-    except InvalidEventError:
-        raise UsageError(f"--move-to: '{text}': expected now, ISO 8601, or Unix seconds") from None
+    return "now" if text == "now" else parse_event_time(text, "--move-to")
 
 
 def _tell(result: ReplayResult, topic: str) -> None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 
-from tidegauge.errors import InvalidEventError, UsageError
-from tidegauge.producers.columns import iso_time
+from tidegauge.broker import knock
+from tidegauge.errors import UsageError
 from tidegauge.producers.incidents import KINDS, Incident
 from tidegauge.producers.publisher import ReliablePublisher
 from tidegauge.producers.replay import publish_paced
@@ -16,18 +15,20 @@ from tidegauge.producers.simulator import Emission, Simulator
 from tidegauge.schemas.feedback import FeedbackEvent
 from tidegauge.settings import Topics
 
-from .options import add_settings, parse_duration, settings_from
+from .options import add_batch, add_settings, parse_duration, parse_event_time, positive, settings_from, whole
 from .progress import Progress
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's flags."""
-    parser.add_argument("--rate", type=float, default=10.0, metavar="R", help="mean requests/s; default 10")
+    parser.add_argument(
+        "--rate", type=positive, default=10.0, metavar="R", help="mean requests/s; default 10"
+    )
     length = parser.add_mutually_exclusive_group()
     length.add_argument(
-        "--seconds", type=float, metavar="N", help="length of the traffic; default endless, until Ctrl-C"
+        "--seconds", type=positive, metavar="N", help="length of the traffic; default endless, until Ctrl-C"
     )
-    length.add_argument("--events", type=int, metavar="N", help="how many requests")
+    length.add_argument("--events", type=whole(1), metavar="N", help="how many requests")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="default 0")
     parser.add_argument(
         "--start", metavar="T", help="ISO 8601 or Unix seconds; default now, or with max so that it ends now"
@@ -40,7 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--incident-at", metavar="D", help="after the start, such as 5m; default a third of --seconds, or 0s"
     )
     parser.add_argument("--incident-for", metavar="D", help="how long; default to the end")
-    parser.add_argument("--batch", metavar="N", type=int, default=1, help="events per message; default 1")
+    add_batch(parser)
     add_settings(parser)
 
 
@@ -51,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
     start = _start(args)
     simulator = Simulator(args.seed, rate=args.rate, incident=_incident(args))
     end = None if args.seconds is None else start + args.seconds
+    knock(settings.kafka)
     traffic = simulator.traffic(start, end, args.events)
     with ReliablePublisher(settings, batch=args.batch) as publisher:
         begun = time.monotonic()
@@ -71,10 +73,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> None:
-    for name in ("rate", "seconds", "events"):
-        value = getattr(args, name)
-        if value is not None and not 0 < value < float("inf"):
-            raise UsageError(f"--{name}: expected a number above 0")
     if args.speed == "max" and args.seconds is None and args.events is None:
         raise UsageError("--speed max: needs --seconds or --events")
     if args.incident is None and (args.incident_at or args.incident_for):
@@ -83,12 +81,7 @@ def _check(args: argparse.Namespace) -> None:
 
 def _start(args: argparse.Namespace) -> float:
     if args.start is not None:
-        with suppress(ValueError):
-            return float(args.start)
-        try:
-            return iso_time(args.start)
-        except InvalidEventError:
-            raise UsageError(f"--start: '{args.start}': expected ISO 8601 or Unix seconds") from None
+        return parse_event_time(args.start, "--start")
     now = round(time.time(), 3)
     if args.speed == "recorded":
         return now

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import argparse
 import gc
+import sys
 from pathlib import Path
 
 import faust
 
-from tidegauge.errors import UnavailableError
+from tidegauge.errors import SettingsError, TidegaugeError, UnavailableError
 from tidegauge.processors.app import create_app
 from tidegauge.processors.core.pricing import Overrides, PriceTable
 from tidegauge.settings import Settings
 from tidegauge.sinks.open import open_store
+from tidegauge.topics import check_topics
 
 from .options import add_settings, add_store, settings_from
 
@@ -28,6 +30,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run a worker until SIGINT or SIGTERM."""
     settings = settings_from(args, **{"worker.group": args.group})
+    table = prices(settings)
+    _check(settings)
     store = open_store(settings)
     store.check()
     # What is loaded by now stays; and decoding a fetched chunk makes more young objects than Python's own thresholds
@@ -35,12 +39,26 @@ def run(args: argparse.Namespace) -> int:
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 20, 100)
-    worker = faust.Worker(create_app(settings, store, prices(settings)), loglevel=args.loglevel)
+    worker = faust.Worker(create_app(settings, store, table), loglevel=args.loglevel)
+    worker.spinner = None  # its control sequences are no use in a log
     try:
         worker.execute_from_commandline()
     except SystemExit as end:
         return int(end.code or 0)
+    except TidegaugeError:
+        raise
+    except Exception as error:  # Faust has logged where it came from
+        raise TidegaugeError(f"ended by an error: {error or type(error).__name__}") from None
     return 0
+
+
+def _check(settings: Settings) -> None:
+    # What Faust makes of a missing broker or topic is a page of traceback, or silence.
+    problems = check_topics(settings)
+    for problem in problems:
+        if problem.fatal:
+            raise UnavailableError(str(problem))
+        print(f"tidegauge worker: {problem}", file=sys.stderr)
 
 
 def prices(settings: Settings) -> PriceTable:
@@ -52,4 +70,6 @@ def prices(settings: Settings) -> PriceTable:
         text = Path(file).read_text(encoding="utf-8")
     except OSError as error:
         raise UnavailableError(f"prices.override_file {file}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise SettingsError(f"prices.override_file {file}: expected TOML, which is UTF-8 text") from None
     return PriceTable(Overrides.parse(text, file))
