@@ -55,7 +55,7 @@ class Codec(Generic[T]):
         self._many = msgspec.json.Decoder(list[kind])  # type: ignore[valid-type]
         self._raw = msgspec.json.Decoder(list[msgspec.Raw])
         self._rule: Callable[[T], None] | None = getattr(kind, "check", None)
-        self.decode_one: Final = self._one.decode
+        self.decode_one: Final = self._one.decode if self._rule is None else self._decode_ruled
         """The fast path for a message known to be one event; raises msgspec's errors."""
 
     def decode(self, message: bytes | None) -> tuple[Sequence[T], list[Refused]]:
@@ -110,6 +110,13 @@ class Codec(Generic[T]):
             return [bytes(raw) for raw in self._raw.decode(message)]
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
             return split_array(message, MAX_EVENTS_PER_MESSAGE)
+
+    def _decode_ruled(self, message: bytes) -> T:
+        event = self._one.decode(message)
+        try:
+            return self._check(event)
+        except InvalidEventError as error:
+            raise msgspec.ValidationError(str(error)) from None
 
     def _check(self, event: T) -> T:
         version: int = getattr(event, "schema_version", SCHEMA_VERSION)

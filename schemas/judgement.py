@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from tidegauge.errors import InvalidEventError
+
 from .common import EventId, Label, NanoUSD, SchemaVersion, UnixSeconds
 
 
@@ -26,7 +28,8 @@ class Judgement(
 ):
     """One criterion's score in 0 … 1 (``None`` with an outcome that says why there is none).
 
-    ``probability`` is the request's chance of having been sampled: the weight of the score is its inverse.
+    ``probability`` is the request's chance of having been sampled: the weight of the score is its inverse. It is no
+    less than one in ten thousand, so that the weights' squares stay small enough to be summed exactly.
     """
 
     id: EventId
@@ -37,7 +40,7 @@ class Judgement(
     outcome: Literal["scored", "unknown", "unscored"]
     judge_model: Label
     rubric_hash: Label
-    probability: Annotated[float, Meta(gt=0.0, le=1.0)]
+    probability: Annotated[float, Meta(ge=1e-4, le=1.0)]
     score: Annotated[float, Meta(ge=0.0, le=1.0)] | None = None
     label: Label = ""
     reason: Label = ""
@@ -48,3 +51,9 @@ class Judgement(
     prompt: Label = ""
     prompt_version: Label = ""
     schema_version: SchemaVersion = 1
+
+    def check(self) -> None:
+        """Raise ``InvalidEventError`` where score and outcome contradict each other."""
+        if (self.outcome == "scored") != (self.score is not None):
+            expected = "a score with the outcome scored, and none with another"
+            raise InvalidEventError("out_of_range", "gen_ai.evaluation.score.value", expected)

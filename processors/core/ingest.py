@@ -1,4 +1,4 @@
-"""The first stage for one source partition: a pure function of its log.
+"""The first stage for one source partition of any kind of event: a pure function of its log.
 
 Records go in, pane snapshots come out. What is in a snapshot depends on nothing but the log up to its ``last``
 offset: not on the clock, not on how the records were cut into chunks, not on crashes. That is what makes sending
@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -30,9 +30,8 @@ from tidegauge.schemas.common import SCHEMA_VERSION
 from tidegauge.schemas.pane import PaneBatch, PaneSnapshot
 
 from .cardinality import Admission, Admitted
-from .fold import Fold
+from .kinds import REQUESTS, Kind
 from .pricing import PriceTable
-from .request_columns import IncomingRequest
 
 _BATCH: Final = 256
 """Records decoded at once: more structs kept alive together are slower to make, see ``request_columns``."""
@@ -90,7 +89,7 @@ class Outbox(msgspec.Struct):
 
 
 class Ingest:
-    """Folds the records of one partition of the requests topic.
+    """Folds the records of one partition of a topic of events.
 
     Args:
         topic: the source topic's name.
@@ -99,6 +98,7 @@ class Ingest:
         prices: unit prices by provider, model and time.
         checkpoint: where an earlier life of this partition left off.
         admitted: series admitted before ``checkpoint.epoch``, in any order.
+        kind: what the topic carries.
     """
 
     def __init__(
@@ -109,15 +109,16 @@ class Ingest:
         prices: PriceTable,
         checkpoint: Checkpoint | None = None,
         admitted: Iterable[Admitted] = (),
+        kind: Kind = REQUESTS,
     ) -> None:
         self.topic = topic
         self.partition = partition
         self._config = config
-        self._codec = Codec(IncomingRequest)
+        self._codec = Codec(kind.wire)
         checkpoint = checkpoint or Checkpoint()
         self._checkpoint = checkpoint
         self._admission = Admission(config.max_series, config.max_dimension_values, admitted)
-        self._fold = Fold(topic, prices, self._admission)
+        self._fold = kind.fold(topic, prices, self._admission)
         self.position = checkpoint.previous
         """The next offset to apply; seek here."""
         self._epoch = checkpoint.epoch
@@ -254,7 +255,7 @@ class Ingest:
     def _fold_any(self, batch: Sequence[Record]) -> int:
         """Fold whatever comes, record by record."""
         applied = 0
-        events: list[IncomingRequest] = []
+        events: list[Any] = []
         stamps: list[int] = []
         for record in batch:
             if self._epoch_ends(record):
@@ -290,12 +291,12 @@ class Ingest:
         return record.timestamp / 1000 + self._config.future_tolerance
 
     def _without_future(
-        self, record: Record, events: Sequence[IncomingRequest], gone: Set[int | None]
-    ) -> tuple[list[IncomingRequest], list[Refused]]:
+        self, record: Record, events: Sequence[Any], gone: Set[int | None]
+    ) -> tuple[list[Any], list[Refused]]:
         """Part a message's good events (all but those at ``gone``) from those that come too early."""
         expected = f"at most {self._config.future_tolerance:g} s after Kafka received it"
         raws = self._codec.split(record.value or b"")
-        good: list[IncomingRequest] = []
+        good: list[Any] = []
         refused: list[Refused] = []
         places = (i for i in range(len(events) + len(gone)) if i not in gone)
         for place, event in zip(places, events, strict=False):
@@ -307,7 +308,7 @@ class Ingest:
                 refused.append(Refused(index, error, raw))
         return good, refused
 
-    def _fold_events(self, events: Sequence[IncomingRequest], stamps: Sequence[int]) -> int:
+    def _fold_events(self, events: Sequence[Any], stamps: Sequence[int]) -> int:
         """Fold events that are valid and not of the future, with the append time of each."""
         if not events:
             return 0
@@ -330,7 +331,7 @@ class Ingest:
             self._fold.add(events)
         return len(events)
 
-    def _sift(self, events: Sequence[IncomingRequest], stamps: Sequence[int]) -> list[IncomingRequest]:
+    def _sift(self, events: Sequence[Any], stamps: Sequence[int]) -> list[Any]:
         """The events that are no duplicates and not late; counts all of them."""
         good = []
         for event, stamp in zip(events, stamps, strict=True):

@@ -116,6 +116,14 @@ def _satisfaction(fields: Mapping[str, FieldValue], seconds: float) -> dict[str,
     return {"satisfaction": up / (up + down)} if up + down else {}
 
 
+def _mean_score(fields: Mapping[str, FieldValue], seconds: float) -> dict[str, FieldValue]:
+    # Hájek's estimate: every score counts for as many requests as its own was drawn from.
+    weight, weighted = fields["weight_micro"], fields["weighted_score_micro"]
+    assert isinstance(weight, int)
+    assert isinstance(weighted, int)
+    return {"mean_score": weighted / weight} if weight else {}
+
+
 @dataclass(frozen=True)
 class Measurement:
     """A part of a view's fields, stored under a name of its own.
@@ -259,6 +267,40 @@ FEEDBACK: Final = View(
         ),
     ),
 )
+SCORE: Final = Distribution("score", "1", 1_000_000)
+_QUALITY_COUNTERS: Final = (
+    "judged",
+    "scored",
+    "unknown",
+    "unscored",
+    "cost_nano_usd",
+    "unpriced_judgements",
+    # Sums over the scores s with weight w = 1 / probability, in millionths: what the weighted mean and the variance
+    # that sampling gave it are made of.
+    "weight_micro",  # Σ w
+    "weighted_score_micro",  # Σ ws
+    "weighted_score_squared_micro",  # Σ ws²
+    "weight_squared_micro",  # Σ w²
+    "weight_squared_score_micro",  # Σ w²s
+    "weight_squared_score_squared_micro",  # Σ w²s²
+)
+QUALITY: Final = View(
+    "quality",
+    (
+        "service",
+        "provider",
+        "model",
+        "prompt",
+        "prompt_version",
+        "criterion",
+        "judge_model",
+        "rubric_hash",
+    ),
+    60,
+    _QUALITY_COUNTERS,
+    (SCORE,),
+    (Measurement("quality", _QUALITY_COUNTERS, (SCORE,), derive=_mean_score),),
+)
 INTAKE: Final = View(
     # Its panes are of the time that Kafka appended the record: what is refused has no event time to trust.
     "intake",
@@ -271,7 +313,7 @@ INTAKE: Final = View(
 
 VIEWS: Final[Mapping[str, View]] = {
     view.name: view
-    for view in (REQUESTS, REQUESTS_HOURLY, COST_DAILY, USERS_DAILY, GUARDRAILS, FEEDBACK, INTAKE)
+    for view in (REQUESTS, REQUESTS_HOURLY, COST_DAILY, USERS_DAILY, GUARDRAILS, FEEDBACK, QUALITY, INTAKE)
 }
 
 
