@@ -11,16 +11,20 @@ from faust.types import TP
 from yarl import URL
 
 from tidegauge.connection import check, ssl_context
+from tidegauge.errors import StateError
 from tidegauge.settings import Settings
 from tidegauge.sinks.base import Store
 
-from .agents import ingest, merge
+from .agents import feedback, judgements, merge, requests
+from .core.kinds import KINDS
 from .core.pricing import PriceTable
 from .engine.ingesting import Ingesting
 from .engine.merging import Merging
 from .engine.state import StateTable
 
 CHECKPOINT_INTERVAL: Final = 5.0
+CHECKPOINT_PAUSE: Final = 15.0
+"""Seconds between checkpoints, for each second that one takes."""
 _MAX_MESSAGE: Final = 5 * 1024 * 1024
 
 
@@ -28,26 +32,47 @@ class App(faust.App):
     """A Faust app that knows which topics come in chunks and where their partitions begin."""
 
     chunk_topics: frozenset[str]
-    ingesting: Ingesting
+    ingesting: list[Ingesting]
     merging: Merging
     table: StateTable
     settings: Settings
 
     async def positions(self, consumer: Any, assignment: set[TP]) -> dict[TP, int]:
         """Where to read each chunk partition from; takes over new ones and drops those of others."""
-        topics = self.settings.topics
-        stages: dict[str, Ingesting | Merging] = {topics.requests: self.ingesting, topics.panes: self.merging}
+        stages: dict[str, Ingesting | Merging] = {stage.topic: stage for stage in self.ingesting}
+        stages[self.merging.topic] = self.merging
         mine = {tp for tp in assignment if tp.topic in stages}
         for topic, stage in stages.items():
             stage.keep({tp.partition for tp in mine if tp.topic == topic})
         fresh = {tp for tp in mine if stages[tp.topic].position(tp.partition) is None}
+        if torn := {tp.partition for tp in fresh} & {tp.partition for tp in mine - fresh}:
+            # The state of these was not read again, since they were partly ours before.
+            raise StateError(f"partitions {sorted(torn)} of the topics were not assigned together")
         earliest = await consumer.earliest_offsets(*fresh) if fresh else {}
-        values: dict[int, dict[bytes, bytes]] = {}
+        self.table.keep({tp.partition for tp in mine})
+        restored = self.table.take()
         for tp in fresh:
-            if tp.partition not in values:
-                values[tp.partition] = self.table.take(tp.partition)
-            stages[tp.topic].restore(tp.partition, values[tp.partition], earliest.get(tp) or 0)
+            stages[tp.topic].restore(tp.partition, restored.get(tp.partition, {}), earliest.get(tp) or 0)
         return {tp: stages[tp.topic].position(tp.partition) or 0 for tp in mine}
+
+    async def flush(self, *, whole: bool = False) -> None:
+        """Deliver what the first stage has; see ``Ingesting.flush_all``."""
+        for stage in self.ingesting:
+            await stage.flush_all(whole=whole)
+
+    async def on_stop(self) -> None:
+        """Store everything before the consumer is stopped: what the first stage still had comes back by Kafka."""
+        try:
+            async with asyncio.timeout(self.settings.worker.session_timeout / 2):
+                await self.flush(whole=True)
+                for stage in self.ingesting:
+                    await self.merging.reach(stage.delivered)
+        except TimeoutError:
+            self.log.warning("stopping: not all panes could be stored in time; the next start stores them")
+        await super().on_stop()
+
+    def _create_directories(self) -> None:
+        """Faust's folder for the data of its tables; ours are in memory and need none."""
 
 
 def create_app(settings: Settings, store: Store, prices: PriceTable | None = None) -> App:
@@ -78,13 +103,13 @@ def create_app(settings: Settings, store: Store, prices: PriceTable | None = Non
         topic_replication_factor=topics.replication_factor,
         topic_allow_declare=False,
         topic_disable_leader=True,
+        table_standby_replicas=0,  # a standby would be read again in full when its time comes
         stream_wait_empty=False,
         stream_buffer_maxsize=4,  # in chunks, each up to 20,000 records
         store="memory://",
         web_enabled=False,
     )
     app.settings = settings
-    app.chunk_topics = frozenset({topics.requests, topics.panes})
     app.table = StateTable(
         app,
         name="state",
@@ -103,10 +128,18 @@ def create_app(settings: Settings, store: Store, prices: PriceTable | None = Non
         value_type=bytes,
     )
     app.tables.add(app.table)
-    app.ingesting = Ingesting(settings, prices or PriceTable(), app.table, lambda: app.producer)
+    prices = prices or PriceTable()
+    stages = {
+        name: Ingesting(kind, settings, prices, app.table, lambda: app.producer)
+        for name, kind in KINDS.items()
+    }
+    requests.attach(app, stages["requests"])
+    feedback.attach(app, stages["feedback"])
+    judgements.attach(app, stages["judgements"])
+    app.ingesting = list(stages.values())
     app.merging = Merging(settings, store, app.table, lambda: app.producer)
-    ingest.attach(app, app.ingesting, topics.requests)
-    merge.attach(app, app.merging, topics.panes)
+    merge.attach(app, app.merging)
+    app.chunk_topics = frozenset({app.merging.topic, *(stage.topic for stage in app.ingesting)})
     _attach_timers(app, worker.flush_interval)
     return app
 
@@ -116,17 +149,20 @@ def _attach_timers(app: App, interval: float) -> None:
     async def flush() -> None:
         while not app.should_stop:
             started = monotonic()
-            await app.ingesting.flush_all()
+            await app.flush()
+            for stage in app.ingesting:
+                await stage.say_idle(lambda topic, partition: _at_end(app, TP(topic, partition)))
             await app.sleep(_pause(interval, started))
 
     @app.task
     async def export() -> None:
-        due = 0.0
+        due = monotonic() + CHECKPOINT_INTERVAL
         while not app.should_stop:
             started = monotonic()
             if started >= due:
-                await app.merging.checkpoint()
-                due = monotonic() + _pause(CHECKPOINT_INTERVAL, started)
+                # With much to store, store it less often; a restart reads what came since again.
+                spent = await app.merging.checkpoint()
+                due = monotonic() + max(CHECKPOINT_INTERVAL, CHECKPOINT_PAUSE * spent)
             else:
                 await app.merging.export()
             await app.sleep(_pause(interval / 2, started))
@@ -135,13 +171,17 @@ def _attach_timers(app: App, interval: float) -> None:
     async def deliver(sender: Any, revoked: set[TP], **kwargs: Any) -> None:
         if revoked:
             async with asyncio.timeout(app.settings.worker.session_timeout / 2):
-                await app.ingesting.flush_all()
+                await app.flush(whole=True)
                 await app.merging.checkpoint()
 
     @app.on_before_shutdown.connect(weak=False)
     async def finish(sender: Any, **kwargs: Any) -> None:
-        await app.ingesting.flush_all()
-        await app.merging.checkpoint()
+        try:
+            async with asyncio.timeout(app.settings.worker.session_timeout / 2):
+                await app.flush(whole=True)
+                await app.merging.checkpoint()
+        except TimeoutError:
+            app.log.warning("stopping: the state could not be stored in time; the next start makes it good")
         app.merging.close()
 
 
@@ -152,6 +192,17 @@ def _pause(interval: float, started: float) -> float:
     their share of the processor.
     """
     return max(interval, 6 * (monotonic() - started))
+
+
+def _at_end(app: App, tp: TP) -> bool:
+    """Whether all of a partition has been read, as far as its last fetch told."""
+    consumer = app.consumer
+    if tp not in consumer.assignment():
+        return False
+    highwater = consumer.highwater(tp)
+    stage = next(stage for stage in app.ingesting if stage.topic == tp.topic)
+    position = stage.position(tp.partition)
+    return highwater is not None and position is not None and position >= highwater
 
 
 def _credentials(settings: Settings) -> Any:

@@ -19,15 +19,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import msgspec
-
-from tidegauge.errors import StateError, UsageError
+from tidegauge.errors import UsageError
 from tidegauge.processors.core.aggregate import Aggregate
-from tidegauge.processors.core.sketch import Sketch
 from tidegauge.processors.core.views import MEASUREMENTS, FieldValue, Stored
-from tidegauge.schemas.pane import SketchSnapshot
 
 from .base import Point, Store
+from .panes import PaneReader
 from .windows import SlidingWindow
 
 if TYPE_CHECKING:
@@ -35,7 +32,6 @@ if TYPE_CHECKING:
 
 Row = dict[str, FieldValue | None]
 _Key = tuple[str, ...]
-_decode_sketch = msgspec.json.Decoder(SketchSnapshot).decode
 
 
 def rows(
@@ -209,7 +205,7 @@ class _Span:
 def _merge(
     stored: Stored, span: _Span, points: Iterator[Point], by: Sequence[str]
 ) -> dict[_Key, dict[int, Aggregate]]:
-    read = _Reader(stored)
+    read = PaneReader(stored)
     steps: dict[_Key, dict[int, Aggregate]] = {}
     for point in points:
         span.meet(point.time)
@@ -246,36 +242,6 @@ def _roll(stored: Stored, span: _Span, steps: dict[int, Aggregate]) -> Iterator[
             time = waiting[-1][0]  # over a gap in the data, of whatever length
         else:
             return
-
-
-class _Reader:
-    """Makes aggregates of the points of one measurement."""
-
-    def __init__(self, stored: Stored) -> None:
-        self._stored = stored
-        view, measurement = stored.view, stored.measurement
-        self._counters = [(view.counters.index(name), name) for name in measurement.counters]
-        self._sketches = [(view.distributions.index(d), d.name) for d in measurement.distributions]
-
-    def __call__(self, point: Point) -> Aggregate:
-        aggregate = self._stored.view.empty()
-        fields = point.fields
-        try:
-            for position, name in self._counters:
-                # A counter that a pane lacks was added to the view after the pane was stored.
-                aggregate.counters[position] = int(fields.get(name, 0))
-            for position, name in self._sketches:
-                text = fields.get(f"{name}_sketch")
-                if text is not None:
-                    aggregate.sketches[position] = Sketch.restore(_decode_sketch(str(text)))
-                elif fields.get(f"{name}_count"):
-                    raise ValueError(name)
-        except (ValueError, msgspec.MsgspecError):
-            raise StateError(
-                f"the pane of {point.measurement} at {point.time} (Unix seconds) cannot be read:"
-                " its counters or sketches are missing or damaged"
-            ) from None
-        return aggregate
 
 
 def _stored(view: str) -> Stored:

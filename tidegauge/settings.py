@@ -113,6 +113,7 @@ class Worker(Struct, frozen=True, forbid_unknown_fields=True):
     flush_interval: Annotated[float, Meta(ge=0.05, le=60)] = 1.0
     allowed_lateness: Annotated[float, Meta(ge=0, le=30 * 86_400)] = 7_200.0
     future_tolerance: Annotated[float, Meta(ge=0, le=86_400)] = 300.0
+    idle_after: Annotated[float, Meta(ge=1, le=86_400)] = 30.0
     epoch_events: Annotated[int, Meta(ge=1_000, le=10_000_000)] = 131_072
     epoch_seconds: Annotated[float, Meta(ge=10, le=86_400)] = 600.0
     max_series: Annotated[int, Meta(ge=1, le=1_000_000)] = 10_000

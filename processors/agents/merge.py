@@ -6,15 +6,9 @@ from typing import Any
 
 from tidegauge.processors.engine.merging import Merging
 
+from . import chunks
 
-def attach(app: Any, merging: Merging, topic: str) -> None:
+
+def attach(app: Any, merging: Merging) -> None:
     """Add the agent to a Faust app."""
-
-    @app.agent(app.topic(topic, value_serializer="raw", key_serializer="raw"), name="merge")
-    async def merge(chunks: Any) -> None:
-        async for chunk in chunks:
-            try:
-                merging.apply(chunk)
-            except Exception as error:  # an exception that left here would be acknowledged and forgotten
-                await app.crash(error)
-                return
+    chunks.attach(app, "merge", merging.topic, merging.apply)

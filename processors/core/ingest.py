@@ -29,9 +29,12 @@ from tidegauge.schemas.codec import MAX_MESSAGE_BYTES, Codec, Refused
 from tidegauge.schemas.common import SCHEMA_VERSION
 from tidegauge.schemas.pane import PaneBatch, PaneSnapshot
 
-from .cardinality import Admission, Admitted
+from .cardinality import DAY, Admission, Admitted
 from .kinds import REQUESTS, Kind
 from .pricing import PriceTable
+from .views import VIEWS
+
+LONGEST_WAIT: Final = max(view.flush_every for view in VIEWS.values())
 
 _BATCH: Final = 256
 """Records decoded at once: more structs kept alive together are slower to make, see ``request_columns``."""
@@ -80,12 +83,16 @@ class Letter:
 
 
 class Outbox(msgspec.Struct):
-    """What must be delivered, in this order, before ``checkpoint`` may be stored."""
+    """What must be delivered, in this order, before ``checkpoint`` may be stored.
+
+    ``forgotten`` names the (epoch, day) of stored admissions that may be deleted after that.
+    """
 
     batches: list[PaneBatch]
     letters: list[Letter]
     admitted: list[Admitted]
     checkpoint: Checkpoint
+    forgotten: list[tuple[int, int]] = []
 
 
 class Ingest:
@@ -117,7 +124,11 @@ class Ingest:
         self._codec = Codec(kind.wire)
         checkpoint = checkpoint or Checkpoint()
         self._checkpoint = checkpoint
+        admitted = list(admitted)
         self._admission = Admission(config.max_series, config.max_dimension_values, admitted)
+        self._stored = {(a.epoch, a.day) for a in admitted}
+        self._forgotten: list[tuple[int, int]] = []
+        self._ahead = 0.0
         self._fold = kind.fold(topic, prices, self._admission)
         self.position = checkpoint.previous
         """The next offset to apply; seek here."""
@@ -190,19 +201,27 @@ class Ingest:
             self.position = records[-1].offset + 1
         return applied
 
-    def flush(self, now: float) -> Outbox:
+    def idle(self) -> PaneBatch:
+        """What to tell the second stage when nothing new comes and nothing is pending."""
+        return PaneBatch(self.topic, self.partition, self._epoch, self._last, self._complete, [], idle=True)
+
+    def flush(self, now: float, *, whole: bool = False) -> Outbox:
         """Take everything that changed since the last flush.
 
         Args:
             now: any steadily growing seconds; paces the wide panes, decides no figure.
+            whole: take the wide panes too, whether or not it is their turn.
         """
-        panes = self._fold.snapshots(now)
+        if whole:
+            self._ahead += LONGEST_WAIT  # to the fold, as much time has passed as any view waits
+        panes = self._fold.snapshots(now + self._ahead)
         self._note_complete()
         batches, self._sealed = self._sealed, []
         if panes:
             batches.append(self._batch(panes))
         letters, self._letters = sorted(self._letters, key=_place), []
         admitted, self._admitted = self._admitted, []
+        forgotten, self._forgotten = self._forgotten, []
         done = self._checkpoint.last
         checkpoint = Checkpoint(
             self._previous, self._epoch, self._epoch_watermark, max(done, self.position - 1)
@@ -211,7 +230,7 @@ class Ingest:
         # dead letters would appear twice.
         letters = [letter for letter in letters if letter.offset > done]
         self._checkpoint = checkpoint
-        return Outbox(batches, letters, admitted, checkpoint)
+        return Outbox(batches, letters, admitted, checkpoint, forgotten)
 
     def _batch(self, panes: list[PaneSnapshot]) -> PaneBatch:
         return PaneBatch(self.topic, self.partition, self._epoch, self._last, self._complete, panes)
@@ -354,11 +373,20 @@ class Ingest:
         self._note_complete()
         if panes:
             self._sealed.append(self._batch(panes))
-        self._admitted += self._admission.seal(self._epoch, self._watermark - self._config.allowed_lateness)
+        self._seal_admission(self._watermark - self._config.allowed_lateness)
         self._previous, self._epoch = self._epoch, offset
         self._epoch_watermark = self._watermark
         self._epoch_events = 0
         self._old_ids, self._ids = self._ids, set()
+
+    def _seal_admission(self, horizon: float) -> None:
+        admitted = self._admission.seal(self._epoch, horizon)
+        self._admitted += admitted
+        self._stored |= {(a.epoch, a.day) for a in admitted}
+        # No event in time asks for these days any more, from the epoch on that now begins.
+        gone = sorted((epoch, day) for epoch, day in self._stored if (day + 1) * DAY <= horizon)
+        self._stored.difference_update(gone)
+        self._forgotten += gone
 
 
 def _place(letter: Letter) -> tuple[int, int]:

@@ -3,22 +3,36 @@
 Of each source partition and epoch the newest snapshot counts; older ones, repeats and what a frozen worker sends
 late change nothing. Every pane's state names the versions it holds, so it can be stored and restored at any moment,
 pane by pane, and the panes topic read again from anywhere before.
+
+Panes are given up to bound memory, and no figure depends on when. What a source may still change is decided by its
+own log, in the first stage: its watermark *closes* the panes it has passed by the horizon. A pane is given up when
+the slowest source that is not idle has passed it, unless a source that has a part in it may still change that part.
+So whatever comes for a pane that is gone is one of two things:
+
+    source has closed the pane      a repeat, already part of what the store holds: refused
+    source was idle then, and woke  new, and no part of what the store holds: the pane begins anew from there
+
+For the latter the caller reads the store (``unfounded``, ``found``) and saves the pane before it writes it again, so
+that the store's share is counted once. See docs/adr/0003.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from zlib import crc32
 
 import msgspec
 
-from tidegauge.schemas.pane import PaneBatch, PaneSnapshot, SketchSnapshot
+from tidegauge.schemas.pane import PaneBatch, PaneSnapshot
 
 from .aggregate import Aggregate
+from .shards import BASE, Key, PaneState, Part, Shard, ShardName, Source
 from .views import VIEWS, View
 
-Key = tuple[str, ...]
-SHARDS = 64
+Name = tuple[str, int, Key]
+"""A pane: its view, start and key."""
 
 
 def route(view: str, key: Key, partitions: int) -> int:
@@ -26,151 +40,228 @@ def route(view: str, key: Key, partitions: int) -> int:
     return crc32("\x1f".join((view, *key)).encode(errors="surrogatepass")) % partitions
 
 
-class Part(msgspec.Struct, array_like=True):
-    """One source partition's share of a pane: sealed epochs' sum, and the current epoch's newest snapshot."""
+class Bound(msgspec.Struct, array_like=True):
+    """What one source has said of itself.
+
+    Attributes:
+        topic: the source topic.
+        partition: its partition.
+        closed: panes that end by then (Unix seconds) it will not change any more.
+        idle: nothing new comes, so nobody needs to wait for it.
+        epoch: its newest epoch heard of.
+    """
 
     topic: str
     partition: int
-    epoch: int
-    last: int
-    counters: list[int]
-    sketches: list[SketchSnapshot]
-    sealed_counters: list[int] = []
-    sealed_sketches: list[SketchSnapshot] = []
+    closed: float = 0.0
+    idle: bool = False
+    epoch: int = -1
 
 
-class PaneState(msgspec.Struct, array_like=True):
-    """All that is known of one pane."""
+class Bounds(msgspec.Struct, frozen=True):
+    """What must outlive a restart besides the panes: store it after them, and before what was given up is deleted.
 
-    key: Key
-    parts: list[Part]
+    Attributes:
+        evicted: panes that end by then (Unix seconds) may have been given up.
+        sources: what each has said.
+    """
 
-
-class Shard(msgspec.Struct):
-    """Several panes of one view and start, stored as one value."""
-
-    view: str
-    start: int
-    panes: list[PaneState]
+    evicted: float = 0.0
+    sources: list[Bound] = []
 
 
 class Merge:
     """Panes by view, start and key.
 
     Args:
-        horizon: seconds that a pane is kept after its end, measured by the slowest source partition's watermark.
+        horizon: seconds that a source may lag behind its own watermark.
         sources: source partitions there are; before all of them were heard of, the slowest is not known.
-        evicted: an earlier life's ``evicted``; without it a repeat of a pane given up would begin it anew, and
-            what is left of it would replace the whole in the store.
+        bounds: an earlier life's ``bounds``.
     """
 
-    def __init__(self, horizon: float, sources: int = 1, evicted: float = 0.0) -> None:
+    def __init__(self, horizon: float, sources: int = 1, bounds: Bounds | None = None) -> None:
+        bounds = bounds or Bounds()
         self._horizon = horizon
-        self._sources = sources
-        self._panes: dict[tuple[str, int], dict[Key, PaneState]] = {}
-        self._watermarks: dict[tuple[str, int], float] = {}
-        self._evicted = evicted
-        self._dirty: dict[tuple[str, int, Key], None] = {}
-        self._unsaved: dict[tuple[str, int, int], None] = {}
+        self._expected = sources
+        self._evicted = bounds.evicted
+        self._sources: dict[Source, Bound] = {(b.topic, b.partition): b for b in bounds.sources}
+        self._groups: dict[tuple[str, int], dict[int, Shard]] = {}
+        self._awake: dict[ShardName, Shard] = {}
+        self._unsaved: dict[ShardName, None] = {}
+        self._dirty: dict[Name, None] = {}
+        self._unfounded: dict[Name, None] = {}
+        self.repeats = 0
+        """Snapshots refused because their source had closed a pane that was then given up."""
         self.late_panes = 0
-        """Snapshots refused because their pane had been given up."""
+        """Those of them that cannot be repeats, for their epoch is new: their source has broken its word."""
 
     def __len__(self) -> int:
-        return sum(map(len, self._panes.values()))
+        return sum(len(shard.read()) for shards in self._groups.values() for shard in shards.values())
 
     @property
-    def evicted(self) -> float:
-        """Panes that end by then (Unix seconds) were given up; store it before their shards are deleted."""
-        return self._evicted
+    def bounds(self) -> Bounds:
+        """What to store with the panes, as of now."""
+        copies = [msgspec.structs.replace(bound) for bound in self._sources.values()]
+        return Bounds(self._evicted, copies)
 
     @property
     def backlog(self) -> int:
         """Panes that the store has not been given yet."""
-        return len(self._dirty)
+        return len(self._dirty) + len(self._unfounded)
 
     def apply(self, batch: PaneBatch) -> None:
         """Take in one source partition's snapshots."""
         source = (batch.topic, batch.partition)
-        self._watermarks[source] = max(self._watermarks.get(source, 0.0), batch.watermark)
+        bound = self._sources.get(source)
+        if bound is None:
+            bound = self._sources[source] = Bound(*source)
         for pane in batch.panes:
-            self._apply(batch, pane)
+            self._apply(batch, pane, bound)
+        # After its panes: the watermark closes only what comes after this message.
+        bound.closed = max(bound.closed, batch.watermark - self._horizon)
+        bound.epoch = max(bound.epoch, batch.epoch)
+        bound.idle = batch.idle
 
-    def restore(self, shards: Iterable[Shard]) -> None:
-        """Take back what ``shards`` gave out; before the first ``apply``."""
-        for shard in shards:
-            panes = self._panes.setdefault((shard.view, shard.start), {})
-            for pane in shard.panes:
-                panes[pane.key] = pane
-                for part in pane.parts:
-                    self._watermarks.setdefault((part.topic, part.partition), 0.0)
+    def restore(self, shards: Iterable[tuple[str, bytes]]) -> None:
+        """Take back what ``unsaved`` gave out; before the first ``apply``."""
+        for text, packed in shards:
+            name = ShardName.parse(text)
+            if name.view in VIEWS:  # else a newer worker's, and left to it
+                self._groups.setdefault((name.view, name.start), {})[name.number] = Shard(packed)
 
-    def changed(self) -> list[tuple[View, int, Key, Aggregate]]:
-        """The panes that changed since the last call, merged."""
-        dirty, self._dirty = self._dirty, {}
-        return [(VIEWS[v], start, key, self._total(v, start, key)) for v, start, key in dirty]
+    def changed(self, limit: int) -> list[tuple[View, int, Key, Aggregate]]:
+        """Up to ``limit`` of the panes that changed and were not given out since, merged; longest waiting first."""
+        names = list(islice(self._dirty, limit))
+        for name in names:
+            del self._dirty[name]
+        return [(VIEWS[v], start, key, self._total(v, start, key)) for v, start, key in names]
 
-    def unsaved(self) -> list[tuple[str, Shard]]:
-        """The changed shards since the last call, each under a stable name."""
-        unsaved, self._unsaved = self._unsaved, {}
-        buckets: dict[tuple[str, int], dict[int, list[PaneState]]] = {}
-        for view, start, _ in unsaved:
-            if (view, start) not in buckets:
-                split: dict[int, list[PaneState]] = {}
-                for key, pane in self._panes.get((view, start), {}).items():
-                    split.setdefault(_shard(key), []).append(pane)
-                buckets[view, start] = split
-        return [
-            (f"{view}/{start}/{shard}", Shard(view, start, buckets[view, start].get(shard, [])))
-            for view, start, shard in unsaved
-        ]
+    def unfounded(self) -> list[Name]:
+        """Panes that began anew after they had been given up, and wait for ``found``."""
+        return list(self._unfounded)
 
-    def evict(self) -> Iterator[str]:
-        """Give up panes that no event in time can reach any more; yields the names of their shards."""
-        if len(self._watermarks) < self._sources:
-            return
-        self._evicted = max(self._evicted, min(self._watermarks.values()) - self._horizon)
-        waiting = {(view, start) for view, start, _ in self._dirty}
-        for view, start in list(self._panes):
-            if start + VIEWS[view].width <= self._evicted and (view, start) not in waiting:
-                for shard in {_shard(key) for key in self._panes.pop((view, start))}:
-                    self._unsaved.pop((view, start, shard), None)
-                    yield f"{view}/{start}/{shard}"
+    def found(self, name: Name, base: Aggregate | None) -> None:
+        """Tell what the store holds of a pane that began anew; ``None``: nothing. Save it before it is written."""
+        del self._unfounded[name]
+        where = ShardName.of(*name)
+        shard = self._awake[where] = self._groups[where.view, where.start][where.number]
+        if base is not None:
+            sketches = [sketch.snapshot() for sketch in base.sketches]
+            part = Part(*BASE, 0, 0, list(base.counters), sketches)
+            shard.wake()[name[2]].parts.append(part)
+            shard.touch()
+        self._dirty[name] = None
+        self._unsaved[where] = None
 
-    def _apply(self, batch: PaneBatch, pane: PaneSnapshot) -> None:
+    def unsaved(self) -> Iterator[tuple[str, bytes]]:
+        """The shards that changed since the last call, each under a stable name; may be taken one by one.
+
+        Shards that were not touched since the last call are packed in memory.
+        """
+        names, self._unsaved = self._unsaved, {}
+        for name in [name for name in self._awake if name not in names]:
+            self._awake.pop(name).rest()
+        waiting: dict[ShardName, list[Key]] = {}
+        for view, start, key in self._unfounded:
+            waiting.setdefault(ShardName.of(view, start, key), []).append(key)
+        for name in names:
+            shard = self._groups.get((name.view, name.start), {}).get(name.number)
+            if shard is not None:
+                yield str(name), shard.pack(waiting.get(name, ()))
+
+    def evict(self) -> list[str]:
+        """Give up the panes that nobody needs to wait for; returns the names of their shards, to be deleted."""
+        if len(self._sources) < self._expected:
+            return []
+        heard = [bound.closed for bound in self._sources.values() if not bound.idle]
+        self._evicted = max(self._evicted, min(heard, default=0.0))
+        floor = min((bound.closed for bound in self._sources.values()), default=0.0)
+        busy = {ShardName.of(*name) for name in (*self._dirty, *self._unfounded)}
+        gone = []
+        for (view, start), shards in list(self._groups.items()):
+            end = start + VIEWS[view].width
+            if end > self._evicted:
+                continue
+            for number, shard in list(shards.items()):
+                name = ShardName(view, start, number)
+                if name in busy or (end > floor and self._held(shard, end)):
+                    continue
+                del shards[number]
+                self._unsaved.pop(name, None)
+                self._awake.pop(name, None)
+                gone.append(str(name))
+            if not shards:
+                del self._groups[view, start]
+        return gone
+
+    def _held(self, shard: Shard, end: float) -> bool:
+        """Whether an idle source that has a part in the shard could still change it."""
+        if shard.held_by is None or self._closed(shard.held_by) >= end:
+            sources = {(part.topic, part.partition) for pane in shard.read().values() for part in pane.parts}
+            shard.held_by = next((source for source in sources if self._closed(source) < end), None)
+        return shard.held_by is not None
+
+    def _closed(self, source: Source) -> float:
+        if source == BASE:
+            return math.inf
+        bound = self._sources.get(source)
+        return 0.0 if bound is None else bound.closed
+
+    def _apply(self, batch: PaneBatch, pane: PaneSnapshot, bound: Bound) -> None:
         view = VIEWS.get(pane.view)
         if view is None:
             return  # a newer worker's view; it will be merged by workers that know it
-        if pane.start + view.width <= self._evicted:
-            self.late_panes += 1
+        name = (pane.view, pane.start, pane.key)
+        where = ShardName.of(*name)
+        group = self._groups.get((pane.view, pane.start), {})
+        shard = group.get(where.number)
+        state = None if shard is None else shard.wake().get(pane.key)
+        part = None if state is None else _part_of(state, batch)
+        if part is None and pane.start + view.width <= bound.closed:
+            # Of this source, the store's share of the pane holds all there will ever be.
+            self.repeats += 1
+            self.late_panes += batch.epoch > bound.epoch
             return
-        panes = self._panes.setdefault((pane.view, pane.start), {})
-        state = panes.get(pane.key)
+        if shard is None:
+            group = self._groups.setdefault((pane.view, pane.start), {})
+            shard = group[where.number] = Shard()
         if state is None:
-            state = panes[pane.key] = PaneState(pane.key, [])
+            state = shard.wake()[pane.key] = PaneState(pane.key, [])
+            if pane.start + view.width <= self._evicted:
+                self._unfounded[name] = None
+        self._awake[where] = shard
         # Even a repeat is handed to the store again: it may be the repeat after a crash before the write.
-        self._dirty[pane.view, pane.start, pane.key] = None
-        for part in state.parts:
-            if part.partition == batch.partition and part.topic == batch.topic:
-                if (batch.epoch, batch.last) <= (part.epoch, part.last):
-                    return
-                if batch.epoch > part.epoch:
-                    _seal(part)
-                part.epoch, part.last = batch.epoch, batch.last
-                part.counters, part.sketches = pane.counters, pane.sketches
-                break
-        else:
+        if name not in self._unfounded:
+            self._dirty[name] = None
+        if part is None:
             state.parts.append(
                 Part(batch.topic, batch.partition, batch.epoch, batch.last, pane.counters, pane.sketches)
             )
-        self._unsaved[pane.view, pane.start, _shard(pane.key)] = None
+        elif (batch.epoch, batch.last) > (part.epoch, part.last):
+            if batch.epoch > part.epoch:
+                _seal(part)
+            part.epoch, part.last = batch.epoch, batch.last
+            part.counters, part.sketches = pane.counters, pane.sketches
+        else:
+            return
+        shard.touch()
+        self._unsaved[where] = None
 
     def _total(self, view: str, start: int, key: Key) -> Aggregate:
         total = VIEWS[view].empty()
-        for part in self._panes[view, start][key].parts:
+        number = ShardName.of(view, start, key).number
+        for part in self._groups[view, start][number].wake()[key].parts:
             total.merge(Aggregate.restore(part.counters, part.sketches))
             if part.sealed_counters:
                 total.merge(Aggregate.restore(part.sealed_counters, part.sealed_sketches))
         return total
+
+
+def _part_of(state: PaneState, batch: PaneBatch) -> Part | None:
+    for part in state.parts:
+        if part.partition == batch.partition and part.topic == batch.topic:
+            return part
+    return None
 
 
 def _seal(part: Part) -> None:
@@ -181,7 +272,3 @@ def _seal(part: Part) -> None:
         part.sealed_sketches = [sketch.snapshot() for sketch in total.sketches]
     else:
         part.sealed_counters, part.sealed_sketches = part.counters, part.sketches
-
-
-def _shard(key: Key) -> int:
-    return crc32("\x1f".join(key).encode(errors="surrogatepass")) % SHARDS

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from time import monotonic, time
 from typing import Any
 
@@ -11,6 +11,7 @@ import msgspec
 
 from tidegauge.processors.core.cardinality import Admitted
 from tidegauge.processors.core.ingest import Checkpoint, Ingest, IngestConfig
+from tidegauge.processors.core.kinds import Kind
 from tidegauge.processors.core.merge import route
 from tidegauge.processors.core.pricing import PriceTable
 from tidegauge.schemas.codec import encode
@@ -22,22 +23,30 @@ from .state import StateTable
 from .transport import Chunk
 
 PANES_PER_MESSAGE = 1_000
-_CHECKPOINT = b"ingest"
-_ADMITTED = b"admitted/"
 
 
 class Ingesting:
-    """All source partitions that this worker owns.
+    """All source partitions of one topic of events that this worker owns.
 
     Args:
+        kind: what the topic carries.
         settings: topics and rules.
         prices: unit prices.
         table: where checkpoints go.
-        producer: Faust's producer; each delivery is awaited.
+        producer: gives Faust's producer; each delivery is awaited.
     """
 
-    def __init__(self, settings: Settings, prices: PriceTable, table: StateTable, producer: Any) -> None:
+    def __init__(
+        self,
+        kind: Kind,
+        settings: Settings,
+        prices: PriceTable,
+        table: StateTable,
+        producer: Callable[[], Any],
+    ) -> None:
         worker = settings.worker
+        self.topic: str = getattr(settings.topics, kind.name)
+        self._kind = kind
         self._topics = settings.topics
         self._config = IngestConfig(
             worker.allowed_lateness,
@@ -47,11 +56,20 @@ class Ingesting:
             worker.max_series,
             worker.max_dimension_values,
         )
+        self._idle_after = worker.idle_after
         self._prices = prices
         self._table = table
         self._producer = producer
+        # All topics of events share the state topic's partitions.
+        self._checkpoint_key = f"ingest/{kind.name}".encode()
+        self._admitted_key = f"admitted/{kind.name}/".encode()
         self._partitions: dict[int, Ingest] = {}
         self._locks: dict[int, asyncio.Lock] = {}
+        self._quiet_since: dict[int, float] = {}
+        self._idle: set[int] = set()
+        self._undelivered: set[int] = set()
+        self.delivered: dict[int, int] = {}
+        """The last offset of each panes partition that this worker's snapshots got."""
         self.applied = 0
         """Events folded since this worker started."""
 
@@ -59,27 +77,27 @@ class Ingesting:
         """Take over a partition and return where to read it from.
 
         Args:
-            partition: of the requests topic.
+            partition: of the topic.
             values: what the state table holds of it.
             earliest: the first offset that Kafka still has.
         """
-        raw = values.get(_CHECKPOINT)
+        raw = values.get(self._checkpoint_key)
         checkpoint = msgspec.json.decode(raw, type=Checkpoint) if raw else Checkpoint()
         admitted = [
             msgspec.json.decode(value, type=Admitted)
             for key, value in values.items()
-            if key.startswith(_ADMITTED)
+            if key.startswith(self._admitted_key)
         ]
-        ingest = Ingest(self._topics.requests, partition, self._config, self._prices, checkpoint, admitted)
+        ingest = Ingest(self.topic, partition, self._config, self._prices, checkpoint, admitted, self._kind)
         lost = ingest.skip_to(earliest)
         if lost:
             # Retention was faster than us: say so where on-call looks, there is nothing left to read.
-            raise_lost = (
-                f"{lost} records of {self._topics.requests}/{partition} expired before they were read"
+            self._table.log.error(
+                "%d records of %s/%d expired before they were read", lost, self.topic, partition
             )
-            self._table.log.error(raise_lost)
         self._partitions[partition] = ingest
         self._locks[partition] = asyncio.Lock()
+        self._wake(partition)
         return ingest.position
 
     def position(self, partition: int) -> int | None:
@@ -90,50 +108,90 @@ class Ingesting:
     def keep(self, partitions: set[int]) -> None:
         """Forget the partitions that others own now."""
         for partition in set(self._partitions) - partitions:
-            del self._partitions[partition], self._locks[partition]
+            del self._partitions[partition], self._locks[partition], self._quiet_since[partition]
+            self._idle.discard(partition)
+            self._undelivered.discard(partition)
 
     async def apply(self, chunk: Chunk) -> None:
         """Fold one chunk; delivers an ended epoch before going on, which bounds memory."""
         ingest = self._partitions.get(chunk.partition)
         if ingest is None:
             return  # revoked while the chunk waited; its new owner reads it
+        self._wake(chunk.partition)
         self.applied += ingest.apply(chunk.records)
         if ingest.sealed:
             await self.flush(chunk.partition)
 
-    async def flush_all(self) -> None:
-        """Deliver everything that is pending, partition by partition."""
+    async def flush_all(self, *, whole: bool = False) -> None:
+        """Deliver everything that is pending, partition by partition; ``whole``: wide panes before their turn."""
         for partition in list(self._partitions):
-            await self.flush(partition)
+            await self.flush(partition, whole=whole)
 
-    async def flush(self, partition: int) -> None:
+    async def flush(self, partition: int, *, whole: bool = False) -> None:
         """Deliver one partition's changes, and store how far that is; raises what Kafka's producer raises."""
         lock = self._locks.get(partition)
         ingest = self._partitions.get(partition)
         if lock is None or ingest is None:
             return
         async with lock:
-            if not ingest.pending or ingest.catching_up:
+            if not ingest.pending or ingest.catching_up or partition in self._undelivered:
                 return
-            out = ingest.flush(monotonic())
-            futures: list[Awaitable[Any]] = []
+            # Stays where a delivery fails or is cut off: what it took is gone from here, and a checkpoint stored
+            # after it would say otherwise. Whoever starts next delivers it.
+            self._undelivered.add(partition)
+            out = ingest.flush(monotonic(), whole=whole)
+            sent: list[tuple[int, Awaitable[Any]]] = []
             for batch in out.batches:
-                futures += await self._send_panes(batch)
+                sent += await self._send_panes(batch)
+            letters: list[Awaitable[Any]] = []
             for letter in out.letters:
-                dead = letter_of_event(
-                    self._topics.requests, partition, letter.offset, letter.refused, time()
-                )
-                futures.append(await self._send(self._topics.deadletter, None, dead))
-            await asyncio.gather(*futures)
+                dead = letter_of_event(self.topic, partition, letter.offset, letter.refused, time())
+                letters.append(await self._send(self._topics.deadletter, None, dead))
+            await self._arrive(sent)
+            await asyncio.gather(*letters)
             entries: list[tuple[bytes, int, bytes | None]] = [
-                (_ADMITTED + f"{a.epoch}/{a.day}".encode(), out.checkpoint.last, encode(a))
-                for a in out.admitted
+                (self._admission_key(a.epoch, a.day), out.checkpoint.last, encode(a)) for a in out.admitted
             ]
-            await asyncio.gather(*await self._table.write(partition, entries))
-            checkpoint = (_CHECKPOINT, out.checkpoint.last, encode(out.checkpoint))
-            await asyncio.gather(*await self._table.write(partition, [checkpoint]))
+            checkpoint = (self._checkpoint_key, out.checkpoint.last, encode(out.checkpoint))
+            gone: list[tuple[bytes, int, bytes | None]] = [
+                (self._admission_key(epoch, day), out.checkpoint.last, None) for epoch, day in out.forgotten
+            ]
+            for step in (entries, [checkpoint], gone):
+                await asyncio.gather(*await self._table.write(partition, step))
+            self._undelivered.discard(partition)
 
-    async def _send_panes(self, batch: PaneBatch) -> list[Awaitable[Any]]:
+    async def say_idle(self, at_end: Callable[[str, int], bool]) -> None:
+        """Let the second stage leave out the partitions that are silent, until they speak again.
+
+        Args:
+            at_end: whether a topic's partition has been read to its end.
+        """
+        for partition, ingest in list(self._partitions.items()):
+            silent = monotonic() - self._quiet_since[partition] >= self._idle_after
+            if partition in self._idle or not silent or not at_end(self.topic, partition):
+                continue
+            async with self._locks[partition]:
+                if self._quiet(partition, ingest):
+                    await self._arrive(await self._send_panes(ingest.idle()))
+                    self._idle.add(partition)
+
+    def _quiet(self, partition: int, ingest: Ingest) -> bool:
+        # Asked again under the lock: the partition may have spoken, or gone, while a delivery was waited for.
+        return (
+            self._partitions.get(partition) is ingest
+            and monotonic() - self._quiet_since[partition] >= self._idle_after
+            and not ingest.pending
+            and not ingest.catching_up
+        )
+
+    def _wake(self, partition: int) -> None:
+        self._quiet_since[partition] = monotonic()
+        self._idle.discard(partition)
+
+    def _admission_key(self, epoch: int, day: int) -> bytes:
+        return self._admitted_key + f"{epoch}/{day}".encode()
+
+    async def _send_panes(self, batch: PaneBatch) -> list[tuple[int, Awaitable[Any]]]:
         routed: dict[int, list[PaneSnapshot]] = {}
         for pane in batch.panes:
             routed.setdefault(route(pane.view, pane.key, self._topics.partitions), []).append(pane)
@@ -147,8 +205,13 @@ class Ingesting:
                 part = msgspec.structs.replace(
                     batch, panes=panes[i : i + PANES_PER_MESSAGE], watermark=watermark
                 )
-                futures.append(await self._send(self._topics.panes, partition, part))
+                futures.append((partition, await self._send(self._topics.panes, partition, part)))
         return futures
+
+    async def _arrive(self, sent: list[tuple[int, Awaitable[Any]]]) -> None:
+        acknowledged = await asyncio.gather(*(future for _, future in sent))
+        for (partition, _), metadata in zip(sent, acknowledged, strict=True):
+            self.delivered[partition] = max(self.delivered.get(partition, -1), metadata.offset)
 
     async def _send(self, topic: str, partition: int | None, value: object) -> Awaitable[Any]:
         future: Awaitable[Any] = await self._producer().send(

@@ -5,35 +5,44 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from time import time
-from typing import Any, Final
+from functools import partial
+from time import monotonic, time
+from typing import Any, Final, TypeVar
 
 import msgspec
 
 from tidegauge.errors import SinkUnavailableError
 from tidegauge.processors.core.aggregate import Aggregate
-from tidegauge.processors.core.merge import Key, Merge, Shard
-from tidegauge.processors.core.views import View
+from tidegauge.processors.core.kinds import KINDS
+from tidegauge.processors.core.merge import Bounds, Merge, Name
+from tidegauge.processors.core.shards import Key
+from tidegauge.processors.core.views import VIEWS, View
 from tidegauge.schemas.codec import encode
 from tidegauge.schemas.deadletter import DeadLetter
 from tidegauge.schemas.pane import PaneBatch
 from tidegauge.settings import Settings
 from tidegauge.sinks.base import Point, Rejection, Store
+from tidegauge.sinks.panes import read_panes
 
 from .state import StateTable
 from .transport import Chunk
 
-_POSITION = b"merge"
+_PROGRESS = b"merge"
 _PANE = b"pane/"
 _POINTS_PER_WRITE: Final = 5_000
 _MAX_RETRY_WAIT: Final = 30.0
+# Between two of these, chunks are let through: merging and rendering percentiles, and packing shards, is slow.
+_PANES_AT_A_TIME: Final = 100
+_SHARDS_AT_A_TIME: Final = 32
+
+T = TypeVar("T")
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """How far a panes partition is: the next offset, and what was given up (see ``Merge.evicted``)."""
+    """How far a panes partition is: the next offset, and what goes with the stored panes."""
 
     position: int
-    evicted: float
+    bounds: Bounds
 
 
 def points(view: View, start: int, key: Key, aggregate: Aggregate) -> list[Point]:
@@ -58,28 +67,39 @@ class Merging:
     def __init__(
         self, settings: Settings, store: Store, table: StateTable, producer: Callable[[], Any]
     ) -> None:
+        self.topic = settings.topics.panes
         self._settings = settings
         self._store = store
         self._table = table
         self._producer = producer
         self._merges: dict[int, Merge] = {}
         self._positions: dict[int, int] = {}
+        self._saved: dict[int, int] = {}
+        self._told: dict[int, int] = {}
         self._decode = msgspec.json.Decoder(PaneBatch).decode
         self._thread = ThreadPoolExecutor(1, "tidegauge-store")
         self._exporting = asyncio.Lock()
+        self._applying = asyncio.Lock()
+        self._moved = asyncio.Event()
+        # Stays where a write fails or is cut off: what was to be written is gone from here, and progress stored after
+        # it would say otherwise. Whoever starts next writes it.
+        self._cut_off = False
         self.stored = 0
         """Points acknowledged by the store since this worker started."""
 
     def restore(self, partition: int, values: dict[bytes, bytes], earliest: int) -> int:
         """Take over a partition and return where to read it from; see ``Ingesting.restore``."""
         worker = self._settings.worker
-        raw = values.get(_POSITION)
-        progress = msgspec.json.decode(raw, type=Progress) if raw else Progress(earliest, 0.0)
+        raw = values.get(_PROGRESS)
+        progress = msgspec.json.decode(raw, type=Progress) if raw else Progress(earliest, Bounds())
         # Intake panes are of Kafka's time, which the watermark may be ahead of by the tolerance.
         horizon = max(worker.allowed_lateness, worker.future_tolerance)
-        merge = Merge(horizon, self._settings.topics.partitions, progress.evicted)
+        sources = self._settings.topics.partitions * len(KINDS)
+        merge = Merge(horizon, sources, progress.bounds)
         merge.restore(
-            msgspec.json.decode(value, type=Shard) for key, value in values.items() if key.startswith(_PANE)
+            (key.removeprefix(_PANE).decode(), value)
+            for key, value in values.items()
+            if key.startswith(_PANE)
         )
         self._merges[partition] = merge
         self._positions[partition] = max(earliest, progress.position)
@@ -93,84 +113,147 @@ class Merging:
         """Forget the partitions that others own now."""
         for partition in set(self._merges) - partitions:
             del self._merges[partition], self._positions[partition]
+            self._saved.pop(partition, None)
+            self._told.pop(partition, None)
 
     @property
     def backlog(self) -> int:
         """Panes that the store has not been given yet."""
         return sum(merge.backlog for merge in self._merges.values())
 
-    def apply(self, chunk: Chunk) -> None:
+    async def apply(self, chunk: Chunk) -> None:
         """Take in one chunk of the panes topic."""
-        merge = self._merges.get(chunk.partition)
-        if merge is None:
-            return
-        position = self._positions[chunk.partition]
-        for record in chunk.records:
-            if record.offset >= position:
-                merge.apply(self._decode(record.value))
-                position = record.offset + 1
-        self._positions[chunk.partition] = position
+        async with self._applying:
+            merge = self._merges.get(chunk.partition)
+            if merge is None:
+                return
+            position = self._positions[chunk.partition]
+            for record in chunk.records:
+                if record.offset >= position:
+                    merge.apply(self._decode(record.value))
+                    position = record.offset + 1
+            self._positions[chunk.partition] = position
+            self._moved.set()
+
+    async def reach(self, offsets: dict[int, int]) -> None:
+        """Return once every owned partition's record at the offset given has been taken in."""
+        while any(self._positions[p] <= offset for p, offset in offsets.items() if p in self._positions):
+            self._moved.clear()
+            await self._moved.wait()
 
     async def export(self) -> None:
         """Write every changed pane to the store; returns when all of them are acknowledged."""
         async with self._exporting:
-            for merge in list(self._merges.values()):
-                batch: list[Point] = []
-                for n, pane in enumerate(merge.changed()):
-                    batch += points(*pane)
-                    if len(batch) >= _POINTS_PER_WRITE:
-                        await self._write(batch)
-                        batch = []
-                    elif n % 200 == 199:
-                        await asyncio.sleep(0)  # rendering percentiles is slow; let chunks through
-                if batch:
-                    await self._write(batch)
+            if not self._cut_off:
+                self._cut_off = True
+                await self._export()
+                self._cut_off = False
 
-    async def checkpoint(self) -> None:
-        """Export, then store the pane states and how far they go."""
-        positions = dict(self._positions)
-        await self.export()
-        for partition, position in positions.items():
-            merge = self._merges.get(partition)
-            if merge is None:
-                continue
-            version = self._positions[partition]
-            entries: list[tuple[bytes, int, bytes | None]] = [
-                (_PANE + name.encode(), version, encode(shard)) for name, shard in merge.unsaved()
-            ]
-            gone: list[tuple[bytes, int, bytes | None]] = [
-                (_PANE + name.encode(), version, None) for name in merge.evict()
-            ]
-            if not entries and not gone:
-                continue
-            progress = (_POSITION, position, encode(Progress(position, merge.evicted)))
-            # In this order: panes before the position that skips them, and what was given up before it is gone.
-            for step in (entries, [progress], gone):
-                await asyncio.gather(*await self._table.write(partition, step))
+    async def checkpoint(self) -> float:
+        """Export, then store the pane states and how far they go; returns the seconds that storing them took."""
+        async with self._exporting:
+            if self._cut_off:
+                return 0.0
+            self._cut_off = True
+            positions = dict(self._positions)
+            await self._export()
+            started = monotonic()
+            for partition, position in positions.items():
+                merge = self._merges.get(partition)
+                if merge is not None and position != self._saved.get(partition):
+                    await self._save(partition, merge, position)
+            self._cut_off = False
+            return monotonic() - started
 
     def close(self) -> None:
         """Wait for the write in flight and close the store."""
         self._thread.shutdown(wait=True)
         self._store.close()
 
+    async def _export(self) -> None:
+        for partition, merge in list(self._merges.items()):
+            if await self._found(merge):
+                # What the store held must be kept apart from what is added to it before the sum replaces it.
+                await self._save_shards(partition, merge)
+            left = merge.backlog
+            batch: list[Point] = []
+            while left > 0 and (panes := merge.changed(min(left, _PANES_AT_A_TIME))):
+                left -= len(panes)
+                for pane in panes:
+                    batch += points(*pane)
+                if len(batch) >= _POINTS_PER_WRITE:
+                    await self._write(batch)
+                    batch = []
+                else:
+                    await asyncio.sleep(0)
+            if batch:
+                await self._write(batch)
+
+    async def _save(self, partition: int, merge: Merge, position: int) -> None:
+        async with self._applying:
+            # In one piece: the bounds must close nothing whose panes are not stored with them.
+            await self._found(merge)
+            gone, bounds = merge.evict(), merge.bounds
+        self._tell(partition, merge)
+        # In this order: panes before the position that skips them, and what was given up before it is gone.
+        await self._save_shards(partition, merge)
+        progress = (_PROGRESS, position, encode(Progress(position, bounds)))
+        await asyncio.gather(*await self._table.write(partition, [progress]))
+        version = self._positions.get(partition, position)
+        await asyncio.gather(
+            *await self._table.write(partition, [(_PANE + name.encode(), version, None) for name in gone])
+        )
+        self._saved[partition] = position
+
+    async def _save_shards(self, partition: int, merge: Merge) -> None:
+        version = self._positions.get(partition, 0)
+        futures: list[asyncio.Future[Any]] = []
+        for n, (name, packed) in enumerate(merge.unsaved(), 1):
+            futures += await self._table.write(partition, [(_PANE + name.encode(), version, packed)])
+            if n % _SHARDS_AT_A_TIME == 0:
+                await asyncio.sleep(0)
+        await asyncio.gather(*futures)
+
+    async def _found(self, merge: Merge) -> bool:
+        """Read from the store what panes held that had been given up and go on now; whether there were any."""
+        starts: dict[tuple[str, int], list[Name]] = {}
+        for name in merge.unfounded():
+            starts.setdefault(name[:2], []).append(name)
+        for (view, start), names in starts.items():
+            held = await self._ask_store(partial(read_panes, self._store, VIEWS[view], start))
+            for name in names:
+                merge.found(name, held.get(name[2]))
+        return bool(starts)
+
+    def _tell(self, partition: int, merge: Merge) -> None:
+        new = merge.late_panes - self._told.get(partition, 0)
+        if new:
+            self._told[partition] = merge.late_panes
+            self._table.log.warning(
+                "%d snapshots of panes that were given up came too late and are not counted: the first stage took"
+                " events beyond worker.allowed_lateness; was that changed? rebuild that stretch",
+                new,
+            )
+
     async def _write(self, batch: list[Point]) -> None:
-        wait = 0.5
-        while True:
-            try:
-                refused = await asyncio.get_running_loop().run_in_executor(
-                    self._thread, self._store.write, batch
-                )
-                break
-            except SinkUnavailableError as error:
-                self._table.log.warning("store: %s; trying again in %.1f s", error, wait)
-                await asyncio.sleep(min(error.retry_after or wait, _MAX_RETRY_WAIT))
-                wait = min(wait * 2, _MAX_RETRY_WAIT)
+        refused = await self._ask_store(partial(self._store.write, batch))
         self.stored += len(batch) - len(refused)
         for rejection in refused:
             future = await self._producer().send(
                 self._settings.topics.deadletter, None, encode(_letter(rejection)), None, None, None
             )
             await future
+
+    async def _ask_store(self, call: Callable[[], T]) -> T:
+        """Call the store in its thread, again and again while it is unavailable."""
+        wait = 0.5
+        while True:
+            try:
+                return await asyncio.get_running_loop().run_in_executor(self._thread, call)
+            except SinkUnavailableError as error:
+                self._table.log.warning("store: %s; trying again in %.1f s", error, wait)
+                await asyncio.sleep(min(error.retry_after or wait, _MAX_RETRY_WAIT))
+                wait = min(wait * 2, _MAX_RETRY_WAIT)
 
 
 def _letter(rejection: Rejection) -> DeadLetter:

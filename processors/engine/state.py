@@ -24,6 +24,8 @@ class StateTable(Table):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._restored: dict[int, dict[bytes, tuple[int, bytes]]] = defaultdict(dict)
+        self._owned: frozenset[int] = frozenset()
+        self._written: dict[int, int] = {}
 
     def apply_changelog_batch(self, batch: Iterable[Any], to_key: Any = None, to_value: Any = None) -> None:
         """Take in changelog records during recovery."""
@@ -38,28 +40,39 @@ class StateTable(Table):
             if known is None or version >= known[0]:
                 restored[message.key] = (version, message.value[_VERSION.size :])
 
-    def take(self, partition: int) -> dict[bytes, bytes]:
-        """All that was restored of a partition; a second call returns nothing."""
-        return {key: value for key, (_, value) in self._restored.pop(partition, {}).items()}
+    def persisted_offset(self, tp: Any) -> int | None:
+        """Tells recovery what it need not read again after a rebalance: what we wrote ourselves."""
+        return self._written.get(tp.partition)
 
-    def forget(self, partition: int) -> None:
-        """Drop what was restored of a partition that is not ours any more."""
-        self._restored.pop(partition, None)
+    def keep(self, partitions: set[int]) -> None:
+        """Forget how far the partitions are that others own now: once they come back, they are read anew."""
+        self._owned = frozenset(partitions)
+        self._written = {p: offset for p, offset in self._written.items() if p in partitions}
+
+    def take(self) -> dict[int, dict[bytes, bytes]]:
+        """All that was restored, by partition; a second call returns nothing of it."""
+        restored, self._restored = self._restored, defaultdict(dict)
+        return {
+            partition: {key: value for key, (_, value) in values.items()}
+            for partition, values in restored.items()
+        }
 
     async def write(
         self, partition: int, entries: Iterable[tuple[bytes, int, bytes | None]]
     ) -> list[asyncio.Future[Any]]:
         """Send (key, version, value) to the changelog; ``None`` deletes. Await every future returned."""
         topic = self.changelog_topic.get_topic_name()
-        producer = self.app.producer
-        return [
-            await producer.send(
-                topic,
-                key,
-                None if value is None else _VERSION.pack(version) + value,
-                partition,
-                None,
-                None,
-            )
-            for key, version, value in entries
-        ]
+        futures = []
+        for key, version, value in entries:
+            stored = None if value is None else _VERSION.pack(version) + value
+            future = await self.app.producer.send(topic, key, stored, partition, None, None)
+            future.add_done_callback(self._note)
+            futures.append(future)
+        return futures
+
+    def _note(self, future: asyncio.Future[Any]) -> None:
+        if not future.cancelled() and future.exception() is None:
+            metadata = future.result()
+            partition = metadata.partition
+            if partition in self._owned:  # else a late acknowledgement would hide what the new owner writes
+                self._written[partition] = max(self._written.get(partition, -1), metadata.offset)

@@ -1,7 +1,5 @@
 """Whatever happens on the way, the same log gives the same panes, and the panes are a plain recount of the log.
-
-    log ──cut into chunks──▶ Ingest ──flush──▶ panes log ──cut into chunks──▶ Merge ──▶ what the store holds
-                               ▲ crash: a new one reads again     ▲ sent twice    ▲ crash: a new one reads again
+What happens is in ``tests/support/pipeline.py``.
 
 The recount knows nothing of sketches, snapshots or epochs' panes: it is loops, Counter and Fraction.
 """
@@ -20,19 +18,15 @@ from hypothesis import event as note
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tidegauge.processors.core.cardinality import Admitted
-from tidegauge.processors.core.ingest import Checkpoint, Ingest, IngestConfig
-from tidegauge.processors.core.merge import Merge, Shard
+from tests.support import pipeline
+from tests.support.pipeline import Crashes, Quiet, Record, Source, Stored, totals
+from tidegauge.processors.core.ingest import IngestConfig
+from tidegauge.processors.core.kinds import REQUESTS as REQUEST_EVENTS
 from tidegauge.processors.core.pricing import Overrides, PriceTable
-from tidegauge.processors.core.views import COST_DAILY, REQUESTS, VIEWS
+from tidegauge.processors.core.views import COST_DAILY, REQUESTS
 from tidegauge.schemas.codec import encode
-from tidegauge.schemas.pane import PaneBatch, SketchSnapshot
 from tidegauge.schemas.request import GuardrailResult, RequestEvent
 
-Stored = dict[tuple[str, int, tuple[str, ...]], tuple[list[int], list[SketchSnapshot]]]
-"""Counters and sketches by view, start and key."""
-
-TOPIC = "requests"
 BASE = 1_700_006_400 + 5 * 60
 LATENESS, TOLERANCE = 600.0, 300.0
 CONFIG = IngestConfig(LATENESS, TOLERANCE, epoch_events=5, epoch_seconds=120.0)
@@ -41,39 +35,6 @@ INPUT_PRICE, OUTPUT_PRICE = Fraction(5, 2), Fraction(10)
 PRICES = PriceTable(
     Overrides.parse('[[price]]\nprovider = "own"\nmodel = "priced"\ninput = "2.5"\noutput = "10"\n', "test")
 )
-
-
-@dataclass
-class Record:
-    offset: int
-    timestamp: int
-    value: bytes | None
-
-
-@dataclass
-class Crashes:
-    """Decisions drawn one after the other; hypothesis shrinks them to a run without incident."""
-
-    draw: Callable[..., Any]
-
-    def happens(self, one_in: int) -> bool:
-        return bool(self.draw(st.integers(0, one_in - 1)) == one_in - 1)
-
-    def upto(self, most: int) -> int:
-        return most - int(self.draw(st.integers(0, most - 1))) if most > 0 else 0
-
-
-class Quiet(Crashes):
-    """The straight run: one chunk, no incident."""
-
-    def __init__(self) -> None:
-        pass
-
-    def happens(self, one_in: int) -> bool:
-        return False
-
-    def upto(self, most: int) -> int:
-        return most
 
 
 GUARDRAILS = st.builds(
@@ -129,127 +90,13 @@ def logs(draw: Callable[..., Any], partitions: int = 3) -> list[list[Record]]:
     return result
 
 
-@dataclass
-class Broker:
-    """What outlives a crash: the panes log, and the state table of both stages."""
-
-    panes: list[bytes] = field(default_factory=list)
-    checkpoints: dict[int, bytes] = field(default_factory=dict)
-    admitted: dict[tuple[int, int, int], bytes] = field(default_factory=dict)
-    shards: dict[str, bytes] = field(default_factory=dict)
-    position: int = 0
-    evicted: float = 0.0
-
-
-def ingest_all(
-    partition: int, log: list[Record], config: IngestConfig, broker: Broker, fate: Crashes
-) -> None:
-    """Run the first stage over a log to its end, as the engine does."""
-    crashes_left = 4
-    seconds = 0.0
-
-    def restored() -> Ingest:
-        raw = broker.checkpoints.get(partition)
-        checkpoint = msgspec.json.decode(raw, type=Checkpoint) if raw else None
-        admitted = [
-            msgspec.json.decode(value, type=Admitted)
-            for (of, _, _), value in broker.admitted.items()
-            if of == partition
-        ]
-        return Ingest(TOPIC, partition, config, PRICES, checkpoint, admitted)
-
-    ingest = restored()
-    while True:
-        at = ingest.position
-        cut = at + fate.upto(len(log) - at)
-        ingest.apply(log[:cut])  # what lies before its position is skipped
-        done = cut >= len(log)
-        if crashes_left and fate.happens(6):
-            crashes_left -= 1
-            ingest = restored()  # nothing of this was delivered
-            continue
-        if (done or ingest.sealed or fate.happens(2)) and ingest.pending and not ingest.catching_up:
-            seconds += 100.0 if done else 4.0
-            out = ingest.flush(seconds)
-            dies = bool(crashes_left) and fate.happens(4)
-            # A crash in the middle of a delivery: the panes got there in part, the rest of it perhaps not at all.
-            delivered = len(out.batches) - (fate.upto(len(out.batches)) if dies else 0)
-            broker.panes += [encode(batch) for batch in out.batches[:delivered]]
-            if not dies or (delivered == len(out.batches) and fate.happens(2)):
-                for a in out.admitted:
-                    broker.admitted[partition, a.epoch, a.day] = encode(a)
-            if dies:
-                crashes_left -= 1
-                ingest = restored()
-                continue
-            broker.checkpoints[partition] = encode(out.checkpoint)
-        if done:
-            return
-
-
-def merge_all(sources: int, broker: Broker, fate: Crashes) -> Stored:
-    """Run the second stage over the panes log to its end; returns what the store holds."""
-    store: Stored = {}
-    crashes_left = 3
-
-    def restored() -> tuple[Merge, int]:
-        merge = Merge(max(LATENESS, TOLERANCE), sources, broker.evicted)
-        merge.restore(msgspec.json.decode(value, type=Shard) for value in broker.shards.values())
-        return merge, broker.position
-
-    merge, at = restored()
-    while True:
-        cut = at + fate.upto(len(broker.panes) - at)
-        for raw in broker.panes[at:cut]:
-            merge.apply(msgspec.json.decode(raw, type=PaneBatch))
-        at = cut
-        done = cut >= len(broker.panes)
-        if crashes_left and fate.happens(5):
-            crashes_left -= 1
-            merge, at = restored()
-            continue
-        for view, start, key, total in merge.changed():
-            store[view.name, start, key] = (total.counters, [s.snapshot() for s in total.sketches])
-        if done or fate.happens(2):
-            for name, shard in merge.unsaved():
-                broker.shards[name] = encode(shard)
-            gone = list(merge.evict())
-            broker.position, broker.evicted = at, merge.evicted
-            if crashes_left and fate.happens(4):
-                crashes_left -= 1
-                merge, at = restored()  # before the shards given up were deleted
-                continue
-            for name in gone:
-                broker.shards.pop(name, None)
-        if done:
-            return store
-
-
 def run(log: list[list[Record]], config: IngestConfig, fate: Crashes) -> Stored:
-    """Both stages; the source partitions' deliveries are interleaved in any way, each in its own order."""
-    broker = Broker()
-    queues = []
-    for partition, records in enumerate(log):
-        ingest_all(partition, records, config, broker, fate)
-        queues.append(broker.panes)
-        broker.panes = []
-    while any(queues):
-        queue = next(q for q in queues if q) if not fate.happens(2) else [q for q in queues if q][-1]
-        broker.panes.append(queue.pop(0))
-    if broker.panes and fate.happens(2):
-        # A producer that sends again what it believes lost, in order; and a frozen one that wakes up late.
-        again = fate.upto(len(broker.panes))
-        broker.panes += broker.panes[:again]
-    return merge_all(len(log), broker, fate)
+    """What the store holds in the end."""
+    return pipeline.run(sources(log), config, PRICES, fate).store
 
 
-def totals(store: Stored, view: str) -> Counter[str]:
-    """The counters of all panes of a view, added up."""
-    result: Counter[str] = Counter()
-    for (name, _, _), (counters, _) in store.items():
-        if name == view:
-            result.update(dict(zip(VIEWS[view].counters, counters, strict=True)))
-    return +result
+def sources(log: list[list[Record]]) -> list[Source]:
+    return [Source(REQUEST_EVENTS, partition, records) for partition, records in enumerate(log)]
 
 
 @dataclass
@@ -388,8 +235,10 @@ def test_chunks_flushes_crashes_and_repeats_change_nothing(
     log: list[list[Record]], config: IngestConfig, data: st.DataObject
 ) -> None:
     straight = run(log, config, Quiet())
+    broker = pipeline.run(sources(log), config, PRICES, Crashes(data.draw))
     note("capped" if any("__other__" in key for _, _, key in straight) else "not capped")
-    assert run(log, config, Crashes(data.draw)) == straight
+    note(f"panes given up: {broker.evicted > 0}, taken back: {broker.revived > 0}")
+    assert broker.store == straight
 
 
 @given(logs())

@@ -146,6 +146,23 @@ def test_wide_panes_wait_and_the_announced_watermark_waits_with_them() -> None:
     assert batch.watermark == START + 200.0
 
 
+def test_a_whole_flush_leaves_no_pane_waiting_however_soon_it_comes_again() -> None:
+    stage = ingest(ONE_EPOCH)
+    for n in range(3):
+        stage.apply(records(event(n, time=START + 100.0 * n), first=n))
+        (batch,) = stage.flush(0.1 * n, whole=True).batches
+        assert {pane.view for pane in batch.panes} == {"requests", "intake", "requests_1h", "cost_1d"}
+        assert batch.watermark == START + 100.0 * n
+
+
+def test_an_idle_partition_tells_its_watermark_and_no_panes() -> None:
+    stage = ingest(ONE_EPOCH)
+    stage.apply(records(event(0)))
+    stage.flush(0.0)
+    batch = stage.idle()
+    assert (batch.idle, batch.watermark, batch.panes) == (True, START, [])
+
+
 # Restarts and duplicates
 
 
@@ -321,6 +338,23 @@ def test_admissions_of_several_epochs_have_names_of_their_own() -> None:
     stage.apply(records(*(event(n, service=f"s{n}") for n in range(9))))
     admitted = stage.flush(0.0).admitted
     assert [(a.epoch, a.day) for a in admitted] == [(0, START // 86_400), (4, START // 86_400)]
+
+
+def test_admissions_are_forgotten_once_no_event_in_time_asks_for_their_day() -> None:
+    day = 86_400
+    times = [START, START, START, START, START + day, START + day + 1_000]
+    log = records(*(event(n, time=float(t)) for n, t in enumerate(times)), seconds=40_000)
+    config = IngestConfig(600.0, 300.0, epoch_events=4, epoch_seconds=10_000_000.0)
+    log = [Record(r.offset, (START + 2 * day) * 1000, r.value) for r in log]
+    stage = ingest(config)
+    stage.apply(log[:5])
+    out = stage.flush(0.0)
+    assert [(a.epoch, a.day) for a in out.admitted] == [(0, START // day)]
+    assert out.forgotten == []
+    again = ingest(config, out.checkpoint, out.admitted)
+    more = records(*(event(f"x{n}", time=START + day + 1_000.0) for n in range(4)), first=6)
+    again.apply(log + [Record(r.offset, (START + 2 * day) * 1000, r.value) for r in more])
+    assert again.flush(0.0).forgotten == [(0, START // day)]
 
 
 @pytest.mark.parametrize("together", [True, False])

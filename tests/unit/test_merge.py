@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import msgspec
 
-from tidegauge.processors.core.merge import Merge, Shard, route
+from tidegauge.processors.core.aggregate import Aggregate
+from tidegauge.processors.core.merge import Bounds, Merge, route
 from tidegauge.schemas.pane import PaneBatch, PaneSnapshot
 
 MINUTE = 1_700_000_040
 KEY = ("requests", "applied")
+NAME = ("intake", MINUTE, KEY)
 
 
 def snap(
@@ -25,20 +27,24 @@ def heard(source: int, watermark: float) -> PaneBatch:
     return PaneBatch("requests", source, 0, 0, watermark, [])
 
 
+def idle(source: int, watermark: float) -> PaneBatch:
+    return PaneBatch("requests", source, 0, 0, watermark, [], idle=True)
+
+
 def shown(merge: Merge) -> dict[int, int]:
     """What the store would be given: count by pane start."""
-    return {start: total.counters[0] for _, start, _, total in merge.changed()}
+    return {start: total.counters[0] for _, start, _, total in merge.changed(merge.backlog)}
 
 
 def restarted(merge: Merge, shards: dict[str, bytes], *, sources: int = 1) -> Merge:
     """What a new worker makes of what was stored."""
-    again = Merge(100.0, sources, merge.evicted)
-    again.restore(msgspec.json.decode(raw, type=Shard) for raw in shards.values())
+    again = Merge(100.0, sources, msgspec.json.decode(msgspec.json.encode(merge.bounds), type=Bounds))
+    again.restore(shards.items())
     return again
 
 
 def saved(merge: Merge) -> dict[str, bytes]:
-    return {name: msgspec.json.encode(shard) for name, shard in merge.unsaved()}
+    return dict(merge.unsaved())
 
 
 def test_a_newer_snapshot_replaces_the_older() -> None:
@@ -155,7 +161,7 @@ def test_a_pane_given_up_is_not_begun_anew() -> None:
     assert list(merge.evict())
     merge.apply(snap(2, last=12, epoch=10))
     assert shown(merge) == {}
-    assert merge.late_panes == 1
+    assert (merge.repeats, merge.late_panes) == (1, 0)
 
 
 def test_a_restart_does_not_begin_anew_what_was_given_up() -> None:
@@ -170,7 +176,7 @@ def test_a_restart_does_not_begin_anew_what_was_given_up() -> None:
     again = restarted(merge, shards)
     again.apply(snap(2, last=12, epoch=10))
     assert shown(again) == {}
-    assert again.late_panes == 1
+    assert (again.repeats, again.late_panes) == (1, 0)
 
 
 def test_a_crash_before_the_deletion_is_made_good_later() -> None:
@@ -182,6 +188,125 @@ def test_a_crash_before_the_deletion_is_made_good_later() -> None:
     again = restarted(merge, shards)
     again.apply(heard(0, MINUTE + 1_000.0))
     assert list(again.evict()) == gone
+
+
+# Idle sources
+
+
+def test_an_idle_source_is_not_waited_for() -> None:
+    merge = Merge(100.0, 2)
+    merge.apply(snap(3, last=5, watermark=MINUTE + 1_000.0))
+    shown(merge)
+    merge.apply(heard(1, 0.0))
+    assert merge.evict() == []
+    merge.apply(idle(1, 0.0))
+    assert len(merge.evict()) == 1
+
+
+def test_what_an_idle_source_has_a_part_in_is_kept_until_it_closes_it() -> None:
+    merge = Merge(100.0, 2)
+    merge.apply(snap(3, last=5, watermark=MINUTE + 1_000.0))
+    merge.apply(snap(4, last=1, source=1, watermark=float(MINUTE)))
+    merge.apply(idle(1, float(MINUTE)))
+    shown(merge)
+    assert merge.evict() == []
+    merge.apply(snap(5, last=2, source=1, watermark=MINUTE + 160.0))
+    assert shown(merge) == {MINUTE: 8}
+    assert len(merge.evict()) == 1
+
+
+def woken(base: int | None = None) -> tuple[Merge, dict[str, bytes]]:
+    """Source 0 counted 3 and went on; the pane was given up; source 1 was idle and now counts 4 there."""
+    merge = Merge(100.0, 2)
+    merge.apply(snap(3, last=5, watermark=MINUTE + 1_000.0))
+    merge.apply(idle(1, 0.0))
+    shards = saved(merge)
+    assert shown(merge) == {MINUTE: 3}
+    for name in merge.evict():
+        del shards[name]
+    merge.apply(snap(4, last=1, source=1))
+    if base is not None:
+        merge.found(NAME, Aggregate([base], []))
+    return merge, shards
+
+
+def test_an_idle_source_that_wakes_up_adds_to_what_the_store_holds() -> None:
+    merge, _ = woken()
+    assert shown(merge) == {}  # not before the store was asked: it would be replaced by less
+    assert merge.backlog == 1
+    assert merge.unfounded() == [NAME]
+    merge.found(NAME, Aggregate([3], []))
+    assert shown(merge) == {MINUTE: 7}
+    merge.apply(snap(6, last=2, source=1))
+    assert shown(merge) == {MINUTE: 9}
+
+
+def test_an_idle_source_may_also_wake_up_where_the_store_holds_nothing() -> None:
+    merge, _ = woken()
+    merge.found(NAME, None)
+    assert shown(merge) == {MINUTE: 4}
+
+
+def test_a_repeat_of_what_the_store_holds_is_not_added_to_it() -> None:
+    merge, _ = woken(base=3)
+    merge.apply(snap(3, last=7))
+    assert shown(merge) == {MINUTE: 7}
+    assert merge.repeats == 1
+
+
+def test_what_the_store_held_is_counted_once_over_a_crash() -> None:
+    merge, shards = woken(base=3)
+    shards |= saved(merge)
+    assert shown(merge) == {MINUTE: 7}  # written; then the worker dies
+    again = restarted(merge, shards, sources=2)
+    again.apply(snap(4, last=1, source=1))
+    assert again.unfounded() == []
+    assert shown(again) == {MINUTE: 7}
+
+
+def test_a_pane_that_waits_for_the_store_is_neither_saved_nor_given_up() -> None:
+    # Saved without the store's share it would look whole to the next worker.
+    merge, _ = woken()
+    assert len(restarted(merge, saved(merge), sources=2)) == 0
+    merge.apply(heard(1, MINUTE + 1_000.0))
+    assert merge.evict() == []
+    assert merge.unfounded() == [NAME]
+
+
+def test_what_breaks_a_sources_word_is_counted() -> None:
+    merge = Merge(100.0)
+    merge.apply(snap(7, last=9, watermark=MINUTE + 1_000.0))
+    shown(merge)
+    merge.evict()
+    merge.apply(snap(1, last=11, epoch=10))
+    assert shown(merge) == {}
+    assert merge.late_panes == 1
+
+
+# Memory
+
+
+def test_panes_are_given_out_bit_by_bit_and_each_change_once() -> None:
+    merge = Merge(100.0)
+    for n in range(5):
+        merge.apply(snap(n + 1, last=n, start=MINUTE + 60 * n))
+    first = merge.changed(2)
+    merge.apply(snap(9, last=9, start=first[0][1]))
+    assert merge.backlog == 4
+    rest = merge.changed(10)
+    assert [start for _, start, _, _ in first + rest] == [MINUTE + 60 * n for n in (0, 1, 2, 3, 4, 0)]
+    assert rest[-1][3].counters == [9]
+
+
+def test_a_pane_that_was_packed_goes_on_where_it_was() -> None:
+    merge = Merge(100.0)
+    merge.apply(snap(3, last=5))
+    shown(merge)
+    first = saved(merge)
+    assert saved(merge) == {}  # and packs what was not touched
+    merge.apply(snap(4, last=1, source=1))
+    assert shown(merge) == {MINUTE: 7}
+    assert saved(merge).keys() == first.keys()
 
 
 def test_all_panes_of_a_series_take_the_same_route_and_series_spread() -> None:

@@ -1,0 +1,14 @@
+"""The requests agent: chunks of request events to the first stage."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tidegauge.processors.engine.ingesting import Ingesting
+
+from . import chunks
+
+
+def attach(app: Any, ingesting: Ingesting) -> None:
+    """Add the agent to a Faust app."""
+    chunks.attach(app, "requests", ingesting.topic, ingesting.apply)
