@@ -2,13 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from zlib import crc32
@@ -17,21 +10,15 @@ import pandas as pd
 import pytest
 from kafka import KafkaProducer
 
+from tests.support.deployment import Pipeline
 from tests.support.servers import Kafka
-from tidegauge.errors import SinkUnavailableError
 from tidegauge.schemas.codec import encode
 from tidegauge.schemas.request import RequestEvent
-from tidegauge.settings import Kafka as KafkaSettings
-from tidegauge.settings import Settings, Topics
-from tidegauge.sinks.local import LocalStore
-from tidegauge.sinks.query import rows
-from tidegauge.topics import ensure_topics
 
 TRACE = Path(__file__).parents[3] / "shared" / "data" / "traces" / "AzureLLMInferenceTrace_conv.csv"
 PARTITIONS = 3
 SLICES = 20
 ARRAY = 10
-DEADLINE = 120.0
 INPUT_NANO, OUTPUT_NANO = 2_500, 10_000
 PRICES = '[[price]]\nprovider = "openai"\nmodel = "gpt-4"\ninput = "2.5"\noutput = "10"\n'
 
@@ -90,59 +77,8 @@ class Traffic:
         self._producer.close()
 
 
-@contextmanager
-def worker(directory: Path, servers: str, prefix: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """``tidegauge worker`` with quick flushes and short epochs, so that the kill meets many of both."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("TIDEGAUGE_")}
-    environment |= {
-        "TIDEGAUGE_TOPICS_PARTITIONS": str(PARTITIONS),
-        "TIDEGAUGE_WORKER_FLUSH_INTERVAL": "0.2",
-        "TIDEGAUGE_WORKER_EPOCH_EVENTS": "1500",
-        "TIDEGAUGE_WORKER_SESSION_TIMEOUT": "6",
-        "TIDEGAUGE_PRICES_OVERRIDE_FILE": "prices.toml",
-    }
-    command = [str(Path(sys.executable).with_name("tidegauge")), "worker", "--bootstrap-servers", servers]
-    command += ["--topic-prefix", prefix, "--group", f"{prefix}workers", "--store", "sqlite:///store.db"]
-    with log.open("ab") as output:
-        process = subprocess.Popen(command, cwd=directory, env=environment, stdout=output, stderr=output)
-        try:
-            yield process
-        finally:
-            process.kill()
-            process.wait()
-
-
-def intake(store: Path) -> Mapping[str, int]:
-    """Events by outcome, as stored so far."""
-    try:
-        reader = LocalStore(store, readonly=True)
-    except SinkUnavailableError:
-        return {}
-    try:
-        return {
-            str(row["outcome"]): int(row["events"] or 0) for row in rows(reader, "intake", by=["outcome"])
-        }
-    except SinkUnavailableError:
-        return {}  # the worker has created the file and not yet its table
-    finally:
-        reader.close()
-
-
-def wait(process: subprocess.Popen[bytes], log: Path, what: str, reached: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE
-    while not reached():
-        tail = log.read_text(errors="replace")[-3_000:]
-        assert process.poll() is None, f"the worker ended while {what} was awaited:\n{tail}"
-        assert time.monotonic() < deadline, f"{what}: not after {DEADLINE} s:\n{tail}"
-        time.sleep(0.1)
-
-
-def measured(store: Path, view: str, every: int) -> pd.DataFrame:
-    reader = LocalStore(store, readonly=True)
-    try:
-        frame = pd.DataFrame(rows(reader, view, every=every))
-    finally:
-        reader.close()
+def measured(pipeline: Pipeline, view: str, every: int) -> pd.DataFrame:
+    frame = pd.DataFrame(pipeline.rows(view, every=every))
     fields = ["requests", "input_tokens", "output_tokens", "cost_nano_usd", "priced_requests"]
     return frame.set_index("time")[fields] if len(frame) else frame
 
@@ -162,19 +98,23 @@ def recomputed(trace: pd.DataFrame, every: int) -> pd.DataFrame:
 def test_a_killed_worker_counts_a_recorded_hour_exactly(
     kafka: Kafka, topic_prefix: str, trace: pd.DataFrame, tmp_path: Path
 ) -> None:
-    servers = kafka.bootstrap_servers
-    ensure_topics(Settings(kafka=KafkaSettings(servers), topics=Topics(topic_prefix, PARTITIONS)))
+    pipeline = Pipeline(
+        tmp_path,
+        kafka.bootstrap_servers,
+        topic_prefix,
+        partitions=PARTITIONS,
+        settings={"TIDEGAUGE_PRICES_OVERRIDE_FILE": "prices.toml"},
+    )
+    pipeline.create_topics()
     (tmp_path / "prices.toml").write_text(PRICES, encoding="utf-8")
-    store, log = tmp_path / "store.db", tmp_path / "worker.log"
-    traffic = Traffic(servers, f"{topic_prefix}requests", trace)
+    traffic = Traffic(kafka.bootstrap_servers, f"{topic_prefix}requests", trace)
     try:
         traffic.publish(*range(10))
-        with worker(tmp_path, servers, topic_prefix, log) as process:
-            wait(process, log, "a quarter", lambda: intake(store).get("applied", 0) >= len(trace) // 4)
+        with pipeline.worker() as worker:
+            worker.wait("a quarter", lambda: pipeline.intake().get("applied", 0) >= len(trace) // 4)
             traffic.publish(*range(10, 15))
-            process.send_signal(signal.SIGKILL)
-            assert process.wait(10) == -signal.SIGKILL
-        before = intake(store)
+            worker.kill()
+        before = pipeline.intake()
         assert before["applied"] < len(trace)
         traffic.publish(*range(15, SLICES))
         traffic.publish(SLICES - 1)  # a producer that did not hear its acknowledgement
@@ -183,13 +123,12 @@ def test_a_killed_worker_counts_a_recorded_hour_exactly(
 
     repeats = len(traffic.slices[-1])
     expected = {"applied": len(trace), "duplicate": repeats}
-    with worker(tmp_path, servers, topic_prefix, log) as process:
-        wait(process, log, "all applied", lambda: intake(store) == expected)
+    with pipeline.worker() as worker:
+        worker.wait("all applied", lambda: pipeline.intake() == expected)
         whole = recomputed(trace, 86_400)
-        wait(process, log, "the day", lambda: measured(store, "cost_1d", 86_400).equals(whole))
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0, log.read_text(errors="replace")[-3_000:]
+        worker.wait("the day", lambda: measured(pipeline, "cost_1d", 86_400).equals(whole))
+        worker.end()
 
-    assert intake(store) == expected
+    assert pipeline.intake() == expected
     for view, every in (("cost", 60), ("cost_1h", 3_600), ("cost_1d", 86_400)):
-        pd.testing.assert_frame_equal(measured(store, view, every), recomputed(trace, every))
+        pd.testing.assert_frame_equal(measured(pipeline, view, every), recomputed(trace, every))
