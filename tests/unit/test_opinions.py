@@ -38,9 +38,8 @@ def stage(kind: Kind, config: IngestConfig = CONFIG) -> Ingest:
 
 def flushed(kind: Kind, *messages: object, config: IngestConfig = CONFIG) -> Outbox:
     ingest = stage(kind, config)
-    ingest.apply(
-        Record(n, MINUTE * 1000, m if isinstance(m, bytes) else encode(m)) for n, m in enumerate(messages)
-    )
+    raws = [m if isinstance(m, bytes) else encode(m) for m in messages]
+    ingest.apply([Record(n, MINUTE * 1000, raw) for n, raw in enumerate(raws)])
     return ingest.flush(0.0)
 
 
