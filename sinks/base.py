@@ -9,6 +9,7 @@ Rules of a ``Store``:
     - ``write`` returns only when the store has acknowledged the points. What the store will never take (a type
       conflict, a point beyond retention) comes back as a ``Rejection``; everything else of the batch is stored.
     - What may pass (down, overloaded, credentials refused) raises ``SinkUnavailableError``; the caller retries.
+    - A reader may see a point's fields change one after the other while it is being written.
     - Tag values are any text; distinct values stay distinct, and "" is a value like any other.
     - Integer fields are exact up to 64 bits.
 """

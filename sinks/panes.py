@@ -62,9 +62,10 @@ class PaneReader:
                 aggregate.counters[position] = int(fields.get(name, 0))
             for position, name in self._sketches:
                 text = fields.get(f"{name}_sketch")
+                count = fields.get(f"{name}_count")
                 if text is not None:
                     aggregate.sketches[position] = Sketch.restore(_decode_sketch(str(text)))
-                elif fields.get(f"{name}_count"):
+                if count is not None and count != aggregate.sketches[position].count:
                     raise ValueError(name)
         except (ValueError, msgspec.MsgspecError):
             raise StateError(

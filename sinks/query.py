@@ -17,9 +17,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from time import sleep
+from typing import TYPE_CHECKING, Final
 
-from tidegauge.errors import UsageError
+from tidegauge.errors import StateError, UsageError
 from tidegauge.processors.core.aggregate import Aggregate
 from tidegauge.processors.core.views import MEASUREMENTS, FieldValue, Stored
 
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 Row = dict[str, FieldValue | None]
 _Key = tuple[str, ...]
+_LOOKS: Final = 5
+_LOOK_AGAIN: Final = 0.05
 
 
 def rows(
@@ -71,7 +74,7 @@ def rows(
     check(view, start=start, end=end, every=every, window=window, by=by, where=where)
     stored = _stored(view)
     span = _Span(stored.view.width, start, end, every, (window or every or 0) - (every or 0))
-    steps = _merge(stored, span, store.read(view, span.first, end, where), by)
+    steps = _merge(store, stored, span, where, by)
     result: list[tuple[int, _Key, dict[str, FieldValue]]] = []
     for key, panes in steps.items():
         for time, total in _roll(stored, span, panes):
@@ -203,19 +206,31 @@ class _Span:
 
 
 def _merge(
-    stored: Stored, span: _Span, points: Iterator[Point], by: Sequence[str]
+    store: Store, stored: Stored, span: _Span, where: Mapping[str, str] | None, by: Sequence[str]
 ) -> dict[_Key, dict[int, Aggregate]]:
     read = PaneReader(stored)
     steps: dict[_Key, dict[int, Aggregate]] = {}
-    for point in points:
+    for point in store.read(stored.measurement.name, span.first, span.end, where):
         span.meet(point.time)
         groups = steps.setdefault(tuple(point.tags.get(name, "") for name in by), {})
-        pane, step = read(point), span.step(point.time)
+        pane, step = _whole(store, read, point), span.step(point.time)
         if step in groups:
             groups[step].merge(pane)
         else:
             groups[step] = pane
     return steps
+
+
+def _whole(store: Store, read: PaneReader, point: Point) -> Aggregate:
+    # A store may show a point's fields one by one while they are written: look again before calling it damaged.
+    for _ in range(_LOOKS - 1):
+        try:
+            return read(point)
+        except StateError:
+            sleep(_LOOK_AGAIN)
+        found = store.read(point.measurement, point.time, point.time + 1, point.tags)
+        point = next((other for other in found if other.tags == point.tags), point)
+    return read(point)
 
 
 def _roll(stored: Stored, span: _Span, steps: dict[int, Aggregate]) -> Iterator[tuple[int, Aggregate]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -268,6 +269,7 @@ def test_the_frame_of_no_rows_has_the_columns_and_types_of_any_other(store: Pane
         {"latency_sketch": "[1,1,1,1,0,[1],[1,2]]"},
         {"requests": "many"},
         {"latency_count": 3, "latency_sketch": None},
+        {"latency_count": 2},
     ],
 )
 def test_a_damaged_pane_is_named_and_never_counted_wrongly(store: Panes, damage: dict[str, object]) -> None:
@@ -277,6 +279,25 @@ def test_a_damaged_pane_is_named_and_never_counted_wrongly(store: Panes, damage:
     store.stored = [Point(point.measurement, point.tags, point.time, fields)]  # type: ignore[arg-type]
     with pytest.raises(StateError, match=f"pane of latency at {START}"):
         rows(store, "latency")
+
+
+def test_a_pane_that_is_half_written_is_looked_at_again(store: Panes) -> None:
+    """InfluxDB shows the fields of a new point one by one."""
+    fill(store, [[10, 20]])
+    whole = rows(store, "latency")
+    points = store.stored
+
+    class HalfWritten(Panes):
+        looks = 0
+
+        def read(self, *arguments: Any) -> Iterator[Point]:
+            self.looks += 1
+            for point in super().read(*arguments):
+                hidden = "latency_sketch" if self.looks < 3 else ""
+                fields = {name: value for name, value in point.fields.items() if name != hidden}
+                yield Point(point.measurement, point.tags, point.time, fields)
+
+    assert rows(HalfWritten(points), "latency") == whole
 
 
 @pytest.mark.parametrize(
