@@ -163,6 +163,17 @@ class Pipeline:
         found = self.rows("intake", by=["outcome"])
         return {str(row["outcome"]): int(row["events"] or 0) for row in found}
 
+    def holds(self, totals: Mapping[str, tuple[str, int]]) -> bool:
+        """Whether the store has it all: for each view the sum of a counter.
+
+        The intake alone does not say so: wide panes are sent every ten seconds, and panes of different series go
+        different ways.
+        """
+        return all(
+            sum(int(row[counter] or 0) for row in self.rows(view)) == total
+            for view, (counter, total) in totals.items()
+        )
+
     def _url(self) -> dict[str, str]:
         return {"store.url": self._store}
 
