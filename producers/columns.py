@@ -4,8 +4,9 @@
 
 A field is called by its Python name or its name on the wire. A column is a CSV header's name or a JSON key; a dot
 goes into nested JSON objects. ``*`` scales a number, exactly in decimal; ``:`` says what a time is in: ``s``,
-``ms``, ``us`` or ``ns`` since 1970, or ``iso``. Without it a number is in seconds and a text is ISO 8601; a text
-without a zone is UTC.
+``ms``, ``us`` or ``ns`` since 1970, ``iso``, or a format of Python's ``strptime``, such as ``%d.%m.%Y %H:%M:%S``.
+Without it a number is in seconds and a text is ISO 8601; a text without a zone is UTC. ``@`` says when a number
+counts from where that is not 1970: ``time=elapsed_ms:ms@2025-06-01T12:00:00``.
 """
 
 from __future__ import annotations
@@ -20,13 +21,18 @@ from typing import Any, Final
 import msgspec
 
 from tidegauge.errors import InvalidEventError, UsageError
+from tidegauge.schemas.common import MIN_TIME
 from tidegauge.schemas.request import RequestEvent
 
 WIRE_NAMES: Final[Mapping[str, str]] = {f.name: f.encode_name for f in msgspec.structs.fields(RequestEvent)}
 """Wire name of each field, by Python name."""
 _FIELDS: Final = {**{wire: wire for wire in WIRE_NAMES.values()}, **WIRE_NAMES}
 _UNITS: Final = {"s": Decimal(1), "ms": Decimal("1e-3"), "us": Decimal("1e-6"), "ns": Decimal("1e-9")}
-_COLUMN: Final = re.compile(r"(?P<column>.+?)(?:\*(?P<factor>[\d.eE+-]+))?(?::(?P<unit>s|ms|us|ns|iso))?")
+_COLUMN: Final = re.compile(
+    r"(?P<column>.+?)(?:\*(?P<factor>[\d.eE+-]+))?(?::(?P<unit>s|ms|us|ns|iso|%.+?))?(?:@(?P<origin>[\dTZ:.+-]+))?"
+)
+# A format of times may hold commas: a part begins where a field is named.
+_PARTS: Final = re.compile(r",(?=\s*[\w.]*=)|,(?=[^%=]*(?:,|$))")
 _INTEGERS: Final = frozenset(
     WIRE_NAMES[name] for name in WIRE_NAMES if name.endswith("tokens") or name in ("cost", "retries")
 )
@@ -55,6 +61,8 @@ class Column:
     column: str
     factor: Decimal | None = None
     unit: str = ""
+    origin: Decimal = Decimal(0)
+    """Unix seconds from which a time counts."""
 
 
 class ColumnMap:
@@ -71,13 +79,13 @@ class ColumnMap:
 
     @classmethod
     def parse(cls, text: str) -> ColumnMap:
-        """Read ``field=column[*factor][:unit],…``; raises ``UsageError``."""
+        """Read ``field=column[*factor][:unit][@origin],…``; raises ``UsageError``."""
         columns: dict[str, Column] = {}
-        for part in text.split(","):
+        for part in _PARTS.split(text):
             name, equals, source = part.strip().partition("=")
             match = _COLUMN.fullmatch(source.strip())
             if not equals or match is None:
-                raise UsageError(f"map: '{part.strip()}': expected FIELD=COLUMN[*FACTOR][:s|ms|us|ns|iso]")
+                raise UsageError(f"map: '{part.strip()}': expected FIELD=COLUMN[*FACTOR][:UNIT][@ORIGIN]")
             field = wire_name(name.strip())
             if field in columns:
                 raise UsageError(f"map: '{name}' is given twice")
@@ -86,7 +94,13 @@ class ColumnMap:
                 raise UsageError(f"map: '{name}' is no number, and takes no factor")
             if match["unit"] and field != _TIME:
                 raise UsageError(f"map: '{name}': ':{match['unit']}' is for time alone; scale with *FACTOR")
-            columns[field] = Column(field, match["column"], factor, match["unit"] or "")
+            columns[field] = Column(
+                field,
+                match["column"],
+                factor,
+                match["unit"] or "",
+                _origin(name, match["origin"], match["unit"]),
+            )
         return cls(columns.values())
 
     @classmethod
@@ -135,6 +149,20 @@ def iso_time(text: str, field: str = _TIME) -> float:
     except ValueError:
         raise InvalidEventError("wrong_type", field, "a time in ISO 8601") from None
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def _origin(name: str, text: str | None, unit: str | None) -> Decimal:
+    if text is None:
+        return Decimal(0)
+    if wire_name(name.strip()) != _TIME or (unit is not None and unit not in _UNITS):
+        raise UsageError(f"map: '{name}': '@{text}' is for times that are numbers alone")
+    try:
+        origin = Decimal(text) if _is_number(text) else Decimal(repr(iso_time(text)))
+    except InvalidEventError:
+        origin = Decimal(0)
+    if origin < MIN_TIME:
+        raise UsageError(f"map: '@{text}': expected ISO 8601 or Unix seconds, from 2001 on")
+    return origin
 
 
 def _factor(text: str) -> Decimal:
@@ -187,8 +215,14 @@ def _time(value: Any, column: Column) -> float:
         if not isinstance(value, str):
             raise InvalidEventError("wrong_type", _TIME, "a time in ISO 8601")
         return iso_time(value)
+    if column.unit.startswith("%"):
+        try:
+            moment = datetime.strptime(str(value), column.unit)  # noqa: DTZ007 (most formats name no zone)
+        except ValueError:
+            raise InvalidEventError("wrong_type", _TIME, f"a time written as {column.unit}") from None
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     number = _decimal(value, _TIME) * _UNITS[column.unit or "s"]
-    return float(number if column.factor is None else number * column.factor)
+    return float(column.origin + (number if column.factor is None else number * column.factor))
 
 
 def _is_number(text: str) -> bool:

@@ -44,12 +44,23 @@ class Publisher(Protocol):
 
 @dataclass(frozen=True)
 class ReplayResult:
-    """What a replay did. ``shift`` is how far the trace was moved, in seconds."""
+    """What a replay did.
+
+    Attributes:
+        report: what became of the records.
+        stats: what became of the events.
+        shift: how far the trace was moved, in seconds.
+        seconds: how long it took.
+        span: the first and the last event time published, in Unix seconds.
+        lag: how far an event came at most after a later one, in seconds of their times.
+    """
 
     report: Report
     stats: PublisherStats
     shift: float
     seconds: float
+    span: tuple[float, float]
+    lag: float
 
 
 def replay(
@@ -64,6 +75,7 @@ def replay(
     move_to: Literal["now"] | float | None = None,
     limit: int | None = None,
     shuffle: int | None = None,
+    sort: bool = False,
     strict: bool = False,
     user_key: bytes = b"",
     progress: Progress | None = None,
@@ -84,6 +96,7 @@ def replay(
             their ids contain the shift. The same move of the same trace gives the same ids.
         limit: only the first so many events.
         shuffle: seed of a random order of arrival; holds the whole trace in memory.
+        sort: publish in order of time, as workers expect it; holds the whole trace in memory.
         strict: stop at the first bad record.
         user_key: key of the users' pseudonyms.
         progress: told of the progress.
@@ -94,6 +107,8 @@ def replay(
         BrokerUnavailableError: Kafka did not take all.
     """
     rate = _rate(speed)
+    if shuffle is not None and sort:
+        raise UsageError("shuffle, sort: one of them")
     if shuffle is not None and rate is not None:
         raise UsageError("shuffle: needs speed max; a shuffled trace has no pace")
     trace = Trace(path, format, columns=columns, constants=constants, strict=strict, user_key=user_key)
@@ -109,9 +124,24 @@ def replay(
     if shuffle is not None:
         events = list(events)
         random.Random(shuffle).shuffle(events)
-    start = time.monotonic()
-    publish_paced(((event.time, topic, event) for event in events), publisher, rate, progress)
-    return ReplayResult(trace.report, publisher.stats, shift, time.monotonic() - start)
+    if sort:
+        events = sorted(events, key=lambda event: event.time)
+    start, order = time.monotonic(), _Order()
+    publish_paced(((order(event.time), topic, event) for event in events), publisher, rate, progress)
+    spent = time.monotonic() - start
+    return ReplayResult(trace.report, publisher.stats, shift, spent, (order.first, order.newest), order.lag)
+
+
+class _Order:
+    """Looks on as event times pass."""
+
+    def __init__(self) -> None:
+        self.first, self.newest, self.lag = float("inf"), float("-inf"), 0.0
+
+    def __call__(self, moment: float) -> float:
+        self.first, self.newest = min(self.first, moment), max(self.newest, moment)
+        self.lag = max(self.lag, self.newest - moment)
+        return moment
 
 
 def moved(event: RequestEvent, shift: float) -> RequestEvent:

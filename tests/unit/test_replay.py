@@ -282,3 +282,28 @@ def test_the_command_fails_if_kafka_refuses_an_event(trace, broker, monkeypatch,
     assert (
         "0 of 3 events acknowledged; refused by Kafka: MessageSizeTooLargeError 3" in capsys.readouterr().out
     )
+
+
+def test_a_sorted_replay_is_in_order_of_time_and_the_same_events(broker, publish, tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("time,input_tokens\n" + "".join(f"{START + n * 7 % 50},{n}\n" for n in range(50)))
+    result = replay(path, format="csv", publisher=publish(), topic="t")
+    ids = {e["id"] for e in broker.events}
+    assert result.lag == 48
+    broker.records.clear()
+    result = replay(path, format="csv", publisher=publish(), topic="t", sort=True)
+    times = [e["time"] for e in broker.events]
+    assert times == sorted(times)
+    assert {e["id"] for e in broker.events} == ids
+    assert (result.lag, result.span) == (0.0, (START, START + 49))
+
+
+def test_the_command_says_when_workers_would_find_the_trace_too_late(tmp_path, broker, monkeypatch, capsys):
+    monkeypatch.setattr(publisher_module, "make_producer", broker.factory)
+    monkeypatch.setattr("tidegauge.commands.replay.knock", lambda kafka: None)
+    path = tmp_path / "t.csv"
+    path.write_text(f"time\n{START + 7_201}\n{START}\n")
+    assert cli.main(["replay", str(path), "--format", "csv"]) == 0
+    assert "an event came 7,201 s after a later one" in capsys.readouterr().err
+    assert cli.main(["replay", str(path), "--format", "csv", "--sort"]) == 0
+    assert capsys.readouterr().err == ""

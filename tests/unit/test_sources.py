@@ -1,6 +1,7 @@
 import gzip
 import json
 import random
+from pathlib import Path
 
 import pytest
 
@@ -218,6 +219,11 @@ def test_wire_events_are_read_strictly_and_get_an_id_where_they_have_none(write)
         ("time=a,model=b*2", "takes no factor"),
         ("time=a,duration=b:ms", "for time alone"),
         ("time=a,duration=b*1e", "expected a number"),
+        ("time=a@2025", "from 2001 on"),
+        ("time=a:iso@2025-01-01", "times that are numbers"),
+        ("time=a:%d.%m.%Y@2025-01-01", "times that are numbers"),
+        ("time=a,duration=b@2025-01-01", "times that are numbers"),
+        ("time=a,,model=b", "expected FIELD=COLUMN"),
     ],
 )
 def test_a_wrong_map_is_refused(text, told):
@@ -249,3 +255,52 @@ def test_half_a_token_is_a_mistake_in_the_map(write):
     trace = Trace(write(b"t,n\n1700000000,3\n1700000000,4\n"), "csv", columns=columns)
     assert [event.input_tokens for event in trace] == [2]
     assert trace.report.bad == {"wrong_type": 1}
+
+
+@pytest.mark.parametrize(
+    ("time", "written", "expected"),
+    [
+        ("t:%m/%d/%Y, %H:%M:%S", '"07/11/2023, 01:04:13"', 1_689_037_453),
+        ("t:%d.%m.%Y %H:%M %z", "11.07.2023 03:04 +0200", 1_689_037_440),
+        ("t:ms@2025-06-01", "1500", 1_748_736_001.5),
+        ("t@2025-06-01T02:00:00+02:00", "7", 1_748_736_007),
+        ("t*60@1748736000", "2", 1_748_736_120),
+    ],
+)
+def test_times_may_be_written_in_a_format_or_count_from_a_moment(write, time, written, expected):
+    columns = ColumnMap.parse(f"time={time},model=m,duration=d*0.001")
+    trace = Trace(write(f"t,m,d\n{written},a,5\n".encode()), "csv", columns=columns)
+    (event,) = trace
+    assert (event.time, event.model, event.duration) == (expected, "a", 0.005)
+
+
+def test_a_time_in_another_format_is_bad(write):
+    columns = ColumnMap.parse("time=t:%d.%m.%Y")
+    trace = Trace(write(b"t\n31.12.2024\n12/31/2024\n"), "csv", columns=columns)
+    assert len(list(trace)) == 1
+    assert str(trace.report.examples[0].error) == "time: a time written as %d.%m.%Y"
+
+
+DATA = Path(__file__).parents[3] / "shared" / "data" / "traces"
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="the public traces are not beside the checkout")
+@pytest.mark.parametrize(
+    ("name", "format", "columns", "events"),
+    [
+        ("AzureLLMInferenceTrace_conv.csv", "azure", None, 19_366),
+        ("aider_events_2024-08_2025-02.jsonl.gz", "aider", None, 2_712),
+        (
+            "mooncake_synthetic_trace.jsonl",
+            "jsonl",
+            "time=timestamp:ms@2025-06-01,input_tokens=input_length,output_tokens=output_length",
+            3_993,
+        ),
+        ("llmdrift_LEETCODE_EASY_EVAL.csv", "csv", "time=timestamp:%m/%d/%Y, %H:%M:%S,duration=latency", 200),
+        ("llmdrift_OPINIONQA_EVAL.csv", "csv", "time=timestamp:%m/%d/%Y, %H:%M:%S,cost=cost*1e9", 6_024),
+    ],
+)
+def test_public_traces_are_read_whole(name, format, columns, events):  # noqa: A002
+    trace = Trace(DATA / name, format, columns=columns and ColumnMap.parse(columns))
+    assert sum(1 for _ in trace) == events
+    assert trace.report.bad == {}

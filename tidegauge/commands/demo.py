@@ -171,7 +171,7 @@ def _view(*, plain: bool) -> Iterator[View]:
 def _traffic(stack: LocalStack, args: argparse.Namespace, settings: Settings) -> subprocess.Popen[bytes]:
     common = _kafka(settings)
     if args.replay:
-        flags = ["--format", args.format, "--speed", "max"]
+        flags = ["--format", args.format, "--speed", "max", "--sort"]
         flags += ["--map", args.map] if args.map else []
         flags += [text for constant in args.set for text in ("--set", constant)]
         return stack.tidegauge("replay", "replay", args.replay, *flags, *common)

@@ -14,6 +14,7 @@ from tidegauge.producers.publisher import ReliablePublisher
 from tidegauge.producers.replay import ReplayResult, Speed, replay
 from tidegauge.producers.sources import Trace
 from tidegauge.producers.trace_formats import FORMATS
+from tidegauge.settings import Settings
 
 from .options import add_batch, add_settings, parse_event_time, positive, settings_from, whole
 from .progress import Progress
@@ -31,7 +32,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="move the trace to end at T (ISO 8601 or Unix seconds), or now: when the replay ends",
     )
     parser.add_argument("--limit", metavar="N", type=whole(1), help="only the first N events")
-    parser.add_argument("--shuffle", metavar="SEED", type=int, help="publish in random order")
+    order = parser.add_mutually_exclusive_group()
+    order.add_argument("--sort", action="store_true", help="publish in order of time; holds all in memory")
+    order.add_argument("--shuffle", metavar="SEED", type=int, help="publish in random order; likewise")
     add_batch(parser)
     parser.add_argument("--strict", action="store_true", help="stop at the first bad line")
     add_settings(parser)
@@ -42,8 +45,9 @@ def add_columns(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--map",
         metavar="MAP",
-        help="for jsonl and csv: FIELD=COLUMN[*FACTOR][:s|ms|us|ns|iso],… "
-        "such as time=start:ms,input_tokens=usage.prompt,duration=latency_ms*0.001",
+        help="for jsonl and csv: FIELD=COLUMN[*FACTOR][:UNIT][@ORIGIN],… "
+        "such as time=start:ms,input_tokens=usage.prompt,duration=latency_ms*0.001; "
+        "see docs/guides/replay.md",
     )
     parser.add_argument(
         "--set",
@@ -78,11 +82,12 @@ def run(args: argparse.Namespace) -> int:
             move_to=move_to,
             limit=args.limit,
             shuffle=args.shuffle,
+            sort=args.sort,
             strict=args.strict,
             user_key=user_key,
             progress=progress,
         )
-    _tell(result, settings.topics.requests)
+    _tell(result, settings)
     return 1 if result.stats.failed else 0
 
 
@@ -129,8 +134,8 @@ def _parse_move(text: str | None) -> Literal["now"] | float | None:
     return "now" if text == "now" else parse_event_time(text, "--move-to")
 
 
-def _tell(result: ReplayResult, topic: str) -> None:
-    report, stats = result.report, result.stats
+def _tell(result: ReplayResult, settings: Settings) -> None:
+    report, stats, topic = result.report, result.stats, settings.topics.requests
     rate = stats.acknowledged / max(result.seconds, 1e-9)
     moved = f", moved by {result.shift:+,.3f} s" if result.shift else ""
     print(
@@ -140,6 +145,13 @@ def _tell(result: ReplayResult, topic: str) -> None:
         else f"{stats.acknowledged:,} of {stats.published:,} events acknowledged; refused by Kafka: "
         + ", ".join(f"{reason} {count:,}" for reason, count in sorted(stats.failed.items()))
     )
+    lateness = settings.worker.allowed_lateness
+    if result.lag > lateness:
+        print(
+            f"not in order of time: an event came {result.lag:,.0f} s after a later one; workers leave out what is"
+            f" more than {lateness:,.0f} s late (worker.allowed_lateness), so use --sort",
+            file=sys.stderr,
+        )
     if report.skipped:
         print(f"skipped {report.skipped.total():,} records that are no model calls:", end=" ")
         print(", ".join(f"{kind} {count:,}" for kind, count in report.skipped.most_common(8)))
