@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from tidegauge.errors import SinkUnavailableError
 
 from .base import FieldValue, Point, Rejection, Store
@@ -89,7 +91,7 @@ class LocalStore(Store):
             if reason:
                 refused.append(Rejection(point, reason))
             else:
-                rows.append((point.measurement, point.time, _canonical(point.tags), _canonical(point.fields)))
+                rows.append((point.measurement, point.time, _canonical(point.tags), _fields(point.fields)))
         if rows:
             with self._explained(), self._transaction():
                 self._db.executemany(_UPSERT, rows)
@@ -174,5 +176,13 @@ def _unfit_value(value: object) -> str | None:
     return None if isinstance(value, str) else "neither a number nor text"
 
 
-def _canonical(mapping: Mapping[str, FieldValue] | Mapping[str, str]) -> str:
-    return json.dumps(mapping, sort_keys=True, separators=(",", ":"))
+def _canonical(tags: Mapping[str, str]) -> str:
+    """One text for equal tags, for ever: they are a part of the key."""
+    return json.dumps(tags, sort_keys=True, separators=(",", ":"))
+
+
+def _fields(fields: Mapping[str, FieldValue]) -> str:
+    try:
+        return msgspec.json.encode(fields).decode()
+    except UnicodeEncodeError:  # half of a surrogate pair, which json knows how to spell
+        return json.dumps(fields)

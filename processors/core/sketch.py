@@ -8,8 +8,9 @@ comparing integers and not by a logarithm, whose last bit differs between machin
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
+from itertools import accumulate
 from math import ceil, floor
 from typing import Final
 
@@ -34,13 +35,21 @@ BOUNDS: Final = _bounds()
 """The greatest integer of each bucket: ⌊γ^i⌋, computed exactly."""
 
 
-class Sketch:
-    """Counts of integer values by logarithmic bucket, with exact count, sum, minimum and maximum."""
+_EMPTY: Final = SketchSnapshot(0, 0, 0, 0, 0, [], [])
+_ESTIMATES: Final = [2 * GAMMA**bucket / (GAMMA + 1) for bucket in range(len(BOUNDS))]
 
-    __slots__ = ("buckets", "count", "maximum", "minimum", "total", "zeros")
+
+class Sketch:
+    """Counts of integer values by logarithmic bucket, with exact count, sum, minimum and maximum.
+
+    Most sketches are read, merged once and written again, so they stay in their wire form until a value is added.
+    """
+
+    __slots__ = ("_buckets", "_frozen", "count", "maximum", "minimum", "total", "zeros")
 
     def __init__(self) -> None:
-        self.buckets: dict[int, int] = {}
+        self._buckets: dict[int, int] | None = None
+        self._frozen: SketchSnapshot | None = _EMPTY
         self.count = 0
         self.total = 0
         self.minimum = 0
@@ -58,9 +67,9 @@ class Sketch:
             self.maximum = value
         self.count += 1
         self.total += value
+        buckets = self._thaw()
         if value > 0:
             bucket = bisect_left(BOUNDS, value)
-            buckets = self.buckets
             buckets[bucket] = buckets.get(bucket, 0) + 1
         else:
             self.zeros += 1
@@ -70,15 +79,16 @@ class Sketch:
         if other.count == 0:
             return
         if self.count == 0:
-            self.minimum, self.maximum = other.minimum, other.maximum
-        else:
-            self.minimum = min(self.minimum, other.minimum)
-            self.maximum = max(self.maximum, other.maximum)
+            self._adopt(other.snapshot())
+            return
+        self.minimum = min(self.minimum, other.minimum)
+        self.maximum = max(self.maximum, other.maximum)
         self.count += other.count
         self.total += other.total
         self.zeros += other.zeros
-        buckets = self.buckets
-        for bucket, n in other.buckets.items():
+        buckets = self._thaw()
+        theirs = other.snapshot()
+        for bucket, n in zip(theirs.buckets, theirs.counts, strict=True):
             buckets[bucket] = buckets.get(bucket, 0) + n
 
     def quantile(self, q: float) -> float | None:
@@ -108,45 +118,67 @@ class Sketch:
         return results
 
     def _at_ranks(self, ranks: list[int]) -> dict[int, float]:
-        ordered = sorted(self.buckets.items())
+        snapshot = self.snapshot()
+        seen = list(accumulate(snapshot.counts, initial=self.zeros))
+        last = self.count - 1
         estimates: dict[int, float] = {}
-        i = -1
-        seen = self.zeros
-        value = 0.0
         for rank in ranks:
-            while rank >= seen:
-                i += 1
-                seen += ordered[i][1]
-                value = 2 * GAMMA ** ordered[i][0] / (GAMMA + 1)
             if rank == 0:
                 estimates[rank] = float(self.minimum)
-            elif rank == self.count - 1:
+            elif rank == last:
                 estimates[rank] = float(self.maximum)
+            elif rank < self.zeros:
+                estimates[rank] = 0.0
             else:
+                value = _ESTIMATES[snapshot.buckets[bisect_right(seen, rank) - 1]]
                 estimates[rank] = min(max(value, self.minimum), self.maximum)
         return estimates
 
     def snapshot(self) -> SketchSnapshot:
         """The wire form; equal sketches give equal bytes."""
-        ordered = sorted(self.buckets.items())
-        return SketchSnapshot(
-            self.count,
-            self.total,
-            self.minimum,
-            self.maximum,
-            self.zeros,
-            [bucket for bucket, _ in ordered],
-            [n for _, n in ordered],
-        )
+        if self._frozen is None:
+            buckets = self._thaw()
+            ordered = sorted(buckets)
+            self._frozen = SketchSnapshot(
+                self.count,
+                self.total,
+                self.minimum,
+                self.maximum,
+                self.zeros,
+                ordered,
+                [buckets[bucket] for bucket in ordered],
+            )
+        return self._frozen
 
     @classmethod
     def restore(cls, snapshot: SketchSnapshot) -> Sketch:
-        """The sketch that ``snapshot`` was taken of."""
+        """The sketch that ``snapshot`` was taken of.
+
+        Raises:
+            ValueError: the counts do not fit each other.
+        """
+        if (
+            len(snapshot.buckets) != len(snapshot.counts)
+            or snapshot.zeros + sum(snapshot.counts) != snapshot.count
+        ):
+            raise ValueError("the counts of a sketch do not fit each other")
         sketch = cls()
-        sketch.count = snapshot.count
-        sketch.total = snapshot.total
-        sketch.minimum = snapshot.minimum
-        sketch.maximum = snapshot.maximum
-        sketch.zeros = snapshot.zeros
-        sketch.buckets = dict(zip(snapshot.buckets, snapshot.counts, strict=True))
+        sketch._adopt(snapshot)
         return sketch
+
+    def _adopt(self, snapshot: SketchSnapshot) -> None:
+        self.count = snapshot.count
+        self.total = snapshot.total
+        self.minimum = snapshot.minimum
+        self.maximum = snapshot.maximum
+        self.zeros = snapshot.zeros
+        self._frozen = snapshot
+        self._buckets = None
+
+    def _thaw(self) -> dict[int, int]:
+        """The buckets, to be changed."""
+        if self._buckets is None:
+            assert self._frozen is not None
+            self._buckets = dict(zip(self._frozen.buckets, self._frozen.counts, strict=True))
+        self._frozen = None
+        return self._buckets

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import msgspec
@@ -43,6 +44,7 @@ REQUEST_COUNTERS: Final = (
 )
 
 _PERCENTILES: Final = ((50, 0.50), (90, 0.90), (95, 0.95), (99, 0.99))
+_QUANTILES: Final = [quantile for _, quantile in _PERCENTILES]
 
 
 @dataclass(frozen=True)
@@ -63,9 +65,7 @@ class Distribution:
         fields: dict[str, FieldValue] = {f"{self.name}_count": sketch.count}
         if sketch.count == 0:
             return fields
-        for (percent, _), value in zip(
-            _PERCENTILES, sketch.quantiles(q for _, q in _PERCENTILES), strict=True
-        ):
+        for (percent, _), value in zip(_PERCENTILES, sketch.quantiles(_QUANTILES), strict=True):
             assert value is not None
             fields[f"{self.name}_p{percent}"] = value / self.scale
         fields[f"{self.name}_min"] = sketch.minimum / self.scale
@@ -159,6 +159,12 @@ class View:
     measurements: tuple[Measurement, ...] = ()
     flush_every: float = 1.0
 
+    @cached_property
+    def positions(self) -> Mapping[str, int]:
+        """Where each counter and each distribution stands among its like."""
+        names = (self.counters, [distribution.name for distribution in self.distributions])
+        return {name: position for row in names for position, name in enumerate(row)}
+
     def empty(self) -> Aggregate:
         """A pane of this view before its first event."""
         return Aggregate.empty(len(self.counters), len(self.distributions))
@@ -167,11 +173,10 @@ class View:
         self, measurement: Measurement, aggregate: Aggregate, seconds: float | None = None
     ) -> dict[str, FieldValue]:
         """The measurement's fields of an aggregate that spans ``seconds`` (the pane's width unless told)."""
-        fields: dict[str, FieldValue] = {
-            name: aggregate.counters[self.counters.index(name)] for name in measurement.counters
-        }
+        at = self.positions
+        fields: dict[str, FieldValue] = {name: aggregate.counters[at[name]] for name in measurement.counters}
         for distribution in measurement.distributions:
-            fields |= distribution.render(aggregate, self.distributions.index(distribution))
+            fields |= distribution.render(aggregate, at[distribution.name])
         if measurement.derive is not None:
             fields |= measurement.derive(fields, seconds or float(self.width))
         return fields
@@ -180,7 +185,7 @@ class View:
         """The sketches as text, so that a query can merge panes and still state its percentiles' error."""
         return {
             f"{d.name}_sketch": msgspec.json.encode(
-                aggregate.sketches[self.distributions.index(d)].snapshot()
+                aggregate.sketches[self.positions[d.name]].snapshot()
             ).decode()
             for d in measurement.distributions
         }
