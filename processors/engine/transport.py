@@ -12,11 +12,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from aiokafka.consumer.fetcher import FetchResult
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
+
+
+_WAIT_BUSY: Final = 5
+_WAIT_IDLE: Final = 250
+"""Milliseconds that Kafka may wait for records before it answers that there are none.
+
+aiokafka asks only for partitions whose last answer has been taken, and one question at a time. So while chunks of the
+busy partitions wait to be taken, it asks for the silent ones alone, and until Kafka has answered that (Faust allows
+1.5 s) nothing else can be fetched. Where nothing comes, the long wait saves questions and delays nothing.
+"""
 
 
 class Chunk(NamedTuple):
@@ -61,7 +71,9 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
                 and result.has_more()
             ):
                 result._partition_records._consumer_record = _unwrapped
-        return await super()._fetch_records(consumer, active_partitions, 0, max_records)
+        records = await super()._fetch_records(consumer, active_partitions, 0, max_records)
+        consumer._fetcher._fetch_max_wait_ms = _WAIT_BUSY if records else _WAIT_IDLE
+        return records
 
 
 def _unwrapped(tp: TP, record: Any) -> Any:

@@ -88,6 +88,10 @@ def test_the_fetcher_makes_records_by_the_method_that_we_replace_on_its_objects(
     assert not hasattr(fetcher.PartitionRecords, "__slots__")
 
 
+def test_the_fetcher_asks_with_the_wait_that_we_set_on_it() -> None:
+    assert "self._fetch_max_wait_ms," in inspect.getsource(fetcher.Fetcher._get_actions_per_node)
+
+
 def test_getmany_is_an_asynchronous_generator_there_and_here() -> None:
     assert inspect.isasyncgenfunction(driver.Consumer.getmany)
     assert inspect.isasyncgenfunction(transport.Consumer.getmany)
