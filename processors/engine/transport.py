@@ -18,7 +18,6 @@ from aiokafka.consumer.fetcher import FetchResult
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 
-
 _WAIT_BUSY: Final = 5
 _WAIT_IDLE: Final = 250
 """Milliseconds that Kafka may wait for records before it answers that there are none.
