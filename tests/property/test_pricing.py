@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 from decimal import ROUND_HALF_EVEN, Decimal
 
+import numpy as np
 import pytest
 from genai_prices.data import providers
 from genai_prices.types import TieredPrices, Usage
@@ -123,3 +124,31 @@ def test_parts_sum_to_the_total_and_none_is_negative_whatever_the_counts_say(rat
 def test_the_total_is_rounded_half_to_even_once(rate, tokens):
     cost = UnitPrice(Rates(rate, Decimal(0))).cost(tokens, 0)
     assert cost.total == int((rate * 1000 * tokens).quantize(Decimal(1), ROUND_HALF_EVEN))
+
+
+HUGE = st.one_of(st.integers(0, 10**7), st.integers(0, 10**12))
+
+
+@given(
+    st.builds(Rates, RATE, RATE, RATE, RATE, RATE, RATE, RATE),
+    st.lists(st.tuples(st.integers(1, 10**6), st.tuples(RATE, RATE)), max_size=2),
+    st.lists(st.lists(HUGE, min_size=6, max_size=6), max_size=8),
+)
+@settings(deadline=None)
+def test_many_requests_at_once_cost_what_each_costs_alone(rates, tiers, requests):
+    unit = UnitPrice(rates, sorted(tiers, key=lambda tier: tier[0]))
+    costs = unit.costs(np.array(requests, dtype=np.int64).reshape(-1, 6))
+    alone = [unit.cost(*request) for request in requests]
+    if costs is None:
+        assert (
+            max(cost.total for cost in alone) > 10**9
+        )  # only what may not fit is left to be priced one by one
+    else:
+        assert costs.tolist() == [list(cost) for cost in alone]
+
+
+@given(usages(), st.integers(0, 5_000))
+def test_an_ordinary_request_need_not_be_priced_alone(usage, reasoning):
+    unit = TABLE.unit("anthropic", "claude-opus-4-5", 1_790_000_000)
+    assert unit is not None
+    assert unit.costs(np.array([[*usage, reasoning]], dtype=np.int64)) is not None

@@ -6,14 +6,16 @@ Logs are written as lists of messages; record n has offset n and, unless told, w
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 
 from tidegauge.processors.core.cardinality import Admitted
 from tidegauge.processors.core.ingest import Checkpoint, Ingest, IngestConfig, Outbox
-from tidegauge.processors.core.pricing import PriceTable
+from tidegauge.processors.core.pricing import Overrides, PriceTable
+from tidegauge.processors.core.request_columns import MAX_NAMES
+from tidegauge.processors.core.sketch import MAX_VALUE
 from tidegauge.processors.core.views import OTHER, VIEWS
 from tidegauge.schemas.codec import encode
 from tidegauge.schemas.request import GuardrailResult, RequestEvent
@@ -385,3 +387,87 @@ def test_what_retention_took_after_it_was_delivered_is_not_lost() -> None:
     stage = ingest(checkpoint=Checkpoint(previous=0, epoch=4, watermark=0.0, last=9))
     assert stage.skip_to(6) == 0
     assert stage.position == 10
+
+
+# Numbers that are too large for 64 bits, or look like one another
+
+
+def test_costs_beyond_64_bits_are_exact_in_every_view() -> None:
+    text = '[[price]]\nprovider = "own"\nmodel = "dear"\ninput = "1000000"\noutput = "0.000000001"\n'
+    stage = Ingest("requests", 0, ONE_EPOCH, PriceTable(Overrides.parse(text, "test")))
+    tokens = 10**12
+    stage.apply(
+        records(
+            *(
+                event(n, provider="own", model="dear", user="u", input_tokens=tokens, output_tokens=1_000 * n)
+                for n in range(3)
+            )
+        )
+    )
+    out = stage.flush(0.0, whole=True)
+    total = 3 * tokens * 10**9  # a million dollars for a million tokens; the output rounds to nothing
+    for view in ("requests", "requests_1h", "cost_1d", "users_1d"):
+        assert only(out, view)["cost_nano_usd"] == total
+    assert only(out)["input_cost_nano_usd"] == total
+    assert only(out)["priced_requests"] == 3
+
+
+def test_the_largest_cost_that_a_provider_may_report_is_exact() -> None:
+    stage = ingest(ONE_EPOCH)
+    stage.apply(records(*(event(n, cost=10**18 - n) for n in range(20))))
+    assert only(stage.flush(0.0))["cost_nano_usd"] == 20 * 10**18 - 190
+
+
+def test_an_output_rate_that_no_float_can_hold_counts_as_the_largest() -> None:
+    stage = ingest(ONE_EPOCH)
+    stage.apply(records(event(0, output_tokens=10**12, duration=5e-324)))
+    (pane,) = [p for batch in stage.flush(0.0).batches for p in batch.panes if p.view == "requests"]
+    assert pane.sketches[2].maximum == MAX_VALUE
+
+
+def test_a_null_is_as_good_as_a_field_left_out() -> None:
+    told = b'{"id":"%d","time":%d%s}'
+    null = b',"gen_ai.usage.input_tokens":null,"gen_ai.client.operation.duration":null,"tidegauge.cost.nano_usd":null'
+    stage = ingest(ONE_EPOCH)
+    stage.apply(records(told % (0, START, null), told % (1, START, b"")))
+    (pane,) = [p for batch in stage.flush(0.0).batches for p in batch.panes if p.view == "requests"]
+    assert dict(zip(VIEWS["requests"].counters, pane.counters, strict=True))["unpriced_requests"] == 2
+    assert pane.sketches[0].count == 0
+
+
+def test_dimensions_that_look_alike_when_joined_stay_apart() -> None:
+    stage = ingest(ONE_EPOCH)
+    stage.apply(
+        records(
+            event(0, service="a\x1fb", environment="c"),
+            event(1, service="a", environment="b\x1fc"),
+            event(2, service="a\x1fb", environment="c"),
+        )
+    )
+    counted = {key[:2]: counters["requests"] for key, counters in panes(stage.flush(0.0), "requests").items()}
+    assert counted == {("a\x1fb", "c"): 2, ("a", "b\x1fc"): 1}
+
+
+def test_more_names_than_are_remembered_between_blocks_stay_apart_too() -> None:
+    many = 3 * MAX_NAMES
+    wide = replace(ONE_EPOCH, max_series=2 * many, max_dimension_values=2 * many)
+    stage = ingest(wide)
+    for first in range(0, many, 4_000):
+        batch = [event(n, service="s", user=f"u{n % (many // 2)}") for n in range(first, first + 4_000)]
+        stage.apply(records(batch, first=first, seconds=0))
+    counted = panes(stage.flush(0.0, whole=True), "users_1d")
+    assert len(counted) == many // 2
+    assert sum(counters["requests"] for counters in counted.values()) >= many
+
+
+def test_an_event_of_the_future_costs_an_array_that_event_alone_and_keeps_its_own_bytes() -> None:
+    future = b'{"id":"f","time":%d,"mine":1}' % (START + 10_000)
+    message = b'[{"id":"a","time":%d}, 7, %s]' % (START, future)
+    stage = ingest(ONE_EPOCH)
+    assert stage.apply(records(message)) == 1
+    letters = stage.flush(0.0).letters
+    assert [(letter.refused.index, letter.refused.error.reason) for letter in letters] == [
+        (1, "wrong_type"),
+        (2, "future_time"),
+    ]
+    assert letters[1].refused.raw == future
