@@ -13,6 +13,7 @@ from kafka.errors import KafkaTimeoutError
 from kafka.net.compat import KafkaNetClient
 from kafka.net.inet import KafkaNetSocket
 
+from tidegauge.broker import knock
 from tidegauge.connection import kafka_python_options
 from tidegauge.settings import Settings
 
@@ -63,13 +64,18 @@ class _Producer(KafkaProducer):  # type: ignore[misc]
 
 
 def make_producer(settings: Settings, delivery_timeout: float) -> Producer:
-    """Connect a producer; blocks up to ``BOOTSTRAP_TIMEOUT`` seconds.
+    """Connect a producer; blocks for some times ``BOOTSTRAP_TIMEOUT`` seconds at most.
 
     Raises:
         SettingsError: the settings do not fit together.
-        KafkaError: no broker answers, or it refuses us.
+        BrokerUnavailableError: the broker refuses us, or we its certificate.
+        KafkaError: no broker answers.
     """
     _quieten()
+    if settings.kafka.security_protocol != "PLAINTEXT":
+        # Refused, the library would only say that its time was up; and of each try whose certificate it refuses it
+        # leaves a file open (3.0.12).
+        knock(settings.kafka, BOOTSTRAP_TIMEOUT)
     clients: list[Any] = []
 
     def make_client(**options: Any) -> Any:

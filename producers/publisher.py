@@ -191,8 +191,10 @@ class ReliablePublisher:
         while True:
             try:
                 return attempt()
-            except (KafkaError, OSError) as error:
+            except (KafkaError, OSError, BrokerUnavailableError) as error:
                 if time.monotonic() >= deadline:
+                    if isinstance(error, BrokerUnavailableError):
+                        raise  # it says why
                     raise BrokerUnavailableError(f"{failure} ({type(error).__name__})") from None
             time.sleep(0.2)
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from tidegauge.errors import InvalidEventError, SettingsError
+from tidegauge.errors import BrokerUnavailableError, InvalidEventError, SettingsError
 from tidegauge.schemas.codec import encode
 from tidegauge.schemas.feedback import FeedbackEvent
 from tidegauge.schemas.judgement import Judgement
@@ -161,12 +161,11 @@ class Shipper:
                 self._producer = self._factory(self._settings, self._delivery_timeout)
             except Exception as error:
                 # Only our own errors are known to have a text without secrets.
-                text = f": {error}" if isinstance(error, SettingsError) else ""
-                diagnostics.warn(
-                    "broker",
-                    f"no Kafka at {self._settings.kafka.bootstrap_servers} ({type(error).__name__}{text}); "
-                    f"{len(self._mailbox)} events are waiting",
-                )
+                told = type(error).__name__ + (f": {error}" if isinstance(error, SettingsError) else "")
+                reason = f"no Kafka at {self._settings.kafka.bootstrap_servers} ({told})"
+                if isinstance(error, BrokerUnavailableError):
+                    reason = str(error)
+                diagnostics.warn("broker", f"{reason}; {len(self._mailbox)} events are waiting")
                 self._report()
                 self._pause(backoff * random.uniform(0.8, 1.2))
                 backoff = min(2 * backoff, longest)

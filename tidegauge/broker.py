@@ -13,6 +13,7 @@ from kafka.errors import KafkaError
 
 from .connection import addresses, kafka_python_options
 from .errors import BrokerUnavailableError
+from .greeting import GreetingError, greet
 from .settings import Kafka
 
 TIMEOUT_MS: Final = 8_000
@@ -56,15 +57,22 @@ def _client(kind: Any, kafka: Kafka, options: dict[str, Any]) -> Iterator[Any]:
             raise BrokerUnavailableError(f"Kafka at {kafka.bootstrap_servers}: {_say(error)}") from None
 
 
-def knock(kafka: Kafka) -> None:
-    """Raise ``BrokerUnavailableError`` unless something listens at one of the addresses.
+def knock(kafka: Kafka, timeout: float = TIMEOUT_MS / 2000) -> None:
+    """Raise ``BrokerUnavailableError`` unless Kafka listens at one of the addresses and lets us in.
 
-    The libraries try refused addresses until their time is up; a person at a command line wants to know at once.
+    The libraries try again until their time is up, refused or not; a person at a command line wants to know at once.
+
+    Args:
+        kafka: where and how.
+        timeout: seconds for each step at each of the addresses.
     """
     reason = ""
     for address in addresses(kafka):
         try:
-            socket.create_connection(address, timeout=TIMEOUT_MS / 2000).close()
+            with socket.create_connection(address, timeout=timeout) as connection:
+                greet(connection, address[0], kafka)
+        except GreetingError as error:
+            reason = str(error)
         except (OSError, UnicodeError) as error:
             reason = getattr(error, "strerror", "") or str(error) or type(error).__name__
         else:

@@ -41,7 +41,8 @@ def ssl_context(kafka: Kafka) -> ssl.SSLContext | None:
     try:
         context = ssl.create_default_context(cafile=kafka.ssl_cafile or None)
         if kafka.ssl_certfile:
-            context.load_cert_chain(kafka.ssl_certfile, kafka.ssl_keyfile or None)
+            # With a password, be it wrong, OpenSSL does not ask the terminal for that of an encrypted key.
+            context.load_cert_chain(kafka.ssl_certfile, kafka.ssl_keyfile or None, password="")
     except (ssl.SSLError, OSError) as error:
         raise SettingsError(f"kafka.ssl_cafile, ssl_certfile, ssl_keyfile: {error}") from None
     return context
