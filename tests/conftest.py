@@ -16,17 +16,19 @@ from typing import TypeVar
 import pytest
 from kafka import KafkaAdminClient
 
+from tests.support.secure import SecureKafka
 from tests.support.servers import InfluxDB, Kafka, Server, ServerError, missing
 
 SERVERS = ("kafka", "influxdb")
+MARKERS = {"kafka": "kafka", "influxdb": "influxdb", "secure_kafka": "kafka"}
 S = TypeVar("S", bound=Server)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        for name in SERVERS:
+        for name, marker in MARKERS.items():
             if name in getattr(item, "fixturenames", ()):
-                item.add_marker(name)
+                item.add_marker(marker)
 
 
 @pytest.fixture(scope="session")
@@ -39,6 +41,12 @@ def kafka() -> Iterator[Kafka]:
 def influxdb() -> Iterator[InfluxDB]:
     """A real InfluxDB 2: ``url``, ``org``, ``bucket``, ``token``, and the same controls as ``kafka``."""
     yield from _serve(InfluxDB, "influxdb.sh")
+
+
+@pytest.fixture(scope="module")
+def secure_kafka() -> Iterator[SecureKafka]:
+    """A real Apache Kafka of the module's own that asks for TLS, and for a password or a certificate."""
+    yield from _serve(SecureKafka, "kafka.sh", "openssl")
 
 
 @pytest.fixture(autouse=True)
@@ -75,8 +83,8 @@ def influx_bucket(request: pytest.FixtureRequest, influxdb: InfluxDB) -> Iterato
     influxdb.delete_bucket(identity)
 
 
-def _serve(create: Callable[[], S], script: str) -> Iterator[S]:
-    if lack := missing(script):
+def _serve(create: Callable[[], S], script: str, *tools: str) -> Iterator[S]:
+    if lack := missing(script, *tools):
         if os.environ.get("CI") == "true" or os.environ.get("TIDEGAUGE_REQUIRE_SERVERS") == "1":
             pytest.fail(lack, pytrace=False)
         pytest.skip(lack)

@@ -15,7 +15,7 @@ from typing import Any
 
 from tidegauge.errors import SinkUnavailableError
 from tidegauge.settings import InfluxDB as InfluxDBSettings
-from tidegauge.settings import load
+from tidegauge.settings import Settings, load
 from tidegauge.sinks.open import open_store
 from tidegauge.sinks.query import Row, rows
 from tidegauge.topics import ensure_topics
@@ -106,9 +106,14 @@ class Pipeline:
             }
         self._settings |= settings or {}
 
+    @property
+    def settings(self) -> Settings:
+        """What the commands find in their environment, for code that runs in the test itself."""
+        return load(environ=self._settings)
+
     def create_topics(self) -> None:
         """Create the topics."""
-        ensure_topics(load(environ=self._settings))
+        ensure_topics(self.settings)
 
     def run(self, *arguments: str, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
         """Run a ``tidegauge`` command to its end, whatever that is."""

@@ -38,8 +38,11 @@ class ServerError(Exception):
     """A server did not start, or did not end as it should; the text holds the end of its log."""
 
 
-def missing(script: str) -> str:
-    """What keeps this machine from running the server of ``deploy/local/{script}``, or ``""``."""
+def missing(script: str, *tools: str) -> str:
+    """What keeps this machine from running the server of ``deploy/local/{script}`` with ``tools``, or ``""``."""
+    for tool in tools:
+        if shutil.which(tool) is None:
+            return f"{script}: needs {tool}, which is not there"
     check = subprocess.run([LOCAL / script, "check"], capture_output=True, text=True, timeout=60, check=False)
     return "" if check.returncode == 0 else check.stderr.strip()
 
