@@ -78,7 +78,7 @@ def test_the_topics_are_made_with_either_length_of_scram(deploy: Callable[..., P
 
 
 def wrong_authority(kafka: SecureKafka, directory: Path) -> dict[str, str]:
-    return {"ssl_cafile": str(Authority(directory, "another authority").certificate)}
+    return {"ssl_cafile": str(Authority(directory, "another").certificate)}
 
 
 def wrong_password(kafka: SecureKafka, directory: Path) -> dict[str, str]:

@@ -15,59 +15,37 @@ USER = "tidegauge-tests"
 PASSWORD = "made-up password, with an \u00e9 and a ="
 
 
+_NEW_KEY = "-newkey rsa:2048 -nodes"
+
+
 class Authority:
-    """A certificate authority in a folder, by the ``openssl`` command."""
+    """A certificate authority in a folder, by the ``openssl`` command; names are those of files."""
 
     def __init__(self, directory: Path, name: str) -> None:
         self._directory = directory
         self._name = name
         self.certificate = directory / f"{name}.crt"
-        self._key = directory / f"{name}.key"
-        subject = f"/CN={name}"
-        self._openssl(
-            "req",
-            "-x509",
-            *_NEW,
-            "-keyout",
-            str(self._key),
-            "-out",
-            str(self.certificate),
-            "-days",
-            "2",
-            "-subj",
-            subject,
-        )
+        self._openssl(f"req -x509 {_NEW_KEY} -keyout {name}.key -out {name}.crt -days 2 -subj /CN={name}")
 
     def issue(self, name: str, hosts: str = "") -> tuple[Path, Path]:
         """Make a key and a certificate for ``hosts``, such as ``IP:127.0.0.1``; returns both files."""
-        key, request, certificate = (self._directory / f"{name}.{end}" for end in ("key", "csr", "crt"))
-        self._openssl("req", *_NEW, "-keyout", str(key), "-out", str(request), "-subj", f"/CN={name}")
         extensions = self._directory / f"{name}.ext"
         extensions.write_text(f"subjectAltName={hosts}\n" if hosts else "")
+        self._openssl(f"req {_NEW_KEY} -keyout {name}.key -out {name}.csr -subj /CN={name}")
         self._openssl(
-            "x509",
-            "-req",
-            "-in",
-            str(request),
-            "-CA",
-            str(self.certificate),
-            "-CAkey",
-            str(self._key),
-            "-CAcreateserial",
-            "-days",
-            "2",
-            "-extfile",
-            str(extensions),
-            "-out",
-            str(certificate),
+            f"x509 -req -in {name}.csr -CA {self._name}.crt -CAkey {self._name}.key -CAcreateserial"
+            f" -days 2 -extfile {name}.ext -out {name}.crt"
         )
-        return key, certificate
+        return self._directory / f"{name}.key", self._directory / f"{name}.crt"
 
-    def _openssl(self, *arguments: str) -> None:
-        subprocess.run(["openssl", *arguments], check=True, capture_output=True, timeout=30)
-
-
-_NEW = ("-newkey", "rsa:2048", "-nodes")
+    def _openssl(self, arguments: str) -> None:
+        subprocess.run(
+            ["openssl", *arguments.split()],
+            cwd=self._directory,
+            check=True,
+            capture_output=True,
+            timeout=30,
+        )
 
 
 class SecureKafka(Kafka):
