@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         interrupted = False
         try:
             traffic = _traffic(stack, args, settings)
-            with _view(plain=args.plain) as view:
+            with _view(store, plain=args.plain) as view:
                 if args.replay:
                     _until_stored(stack, store, view, traffic, settings)
                 else:
@@ -128,42 +128,48 @@ def _set_aside(database: Path) -> None:
 class View(Protocol):
     """Shows the newest figures."""
 
-    def show(self, store: Store) -> None:
+    def show(self) -> None:
         """Read the store and show it."""
         ...
 
 
 class PlainView:
-    """One line at a time."""
+    """One line at a time, of all that is stored."""
 
-    def show(self, store: Store) -> None:
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def show(self) -> None:
         """Print a line."""
-        total = _total(rows(store, "latency"))
-        cost = _total(rows(store, "cost"))
+        total = _total(rows(self._store, "latency"))
+        cost = _total(rows(self._store, "cost"))
         p95 = total.get("latency_p95")
+        unpriced = int(cost.get("unpriced_requests") or 0)
         print(
             f"{time.strftime('%H:%M:%S')}  requests {total.get('requests', 0)}"
             f"  errors {total.get('errors', 0)}"
             f"  p95 {f'{float(p95):.2f} s' if p95 is not None else '–'}"
-            f"  cost ${int(cost.get('cost_nano_usd') or 0) / 1e9:.6f}",
+            f"  cost ${int(cost.get('cost_nano_usd') or 0) / 1e9:.6f}"
+            + (f" and {unpriced} unpriced" if unpriced else ""),
             flush=True,
         )
 
 
 @contextmanager
-def _view(*, plain: bool) -> Iterator[View]:
+def _view(store: Store, *, plain: bool) -> Iterator[View]:
     if plain:
-        yield PlainView()
+        yield PlainView(store)
         return
     from rich.live import Live
 
-    from .demo_view import dashboard
+    from .demo_view import Dashboard
 
-    with Live(auto_refresh=False, transient=True) as live:
+    with Live(auto_refresh=False, transient=True, vertical_overflow="crop") as live:
+        dashboard = Dashboard(store)
 
         class LiveView:
-            def show(self, store: Store) -> None:
-                live.update(dashboard(store), refresh=True)
+            def show(self) -> None:
+                live.update(dashboard.render(*live.console.size), refresh=True)
 
         yield LiveView()
 
@@ -187,7 +193,7 @@ def _until_told(
     end = None if seconds is None else time.monotonic() + seconds
     while end is None or time.monotonic() < end:
         stack.check()
-        view.show(store)
+        view.show()
         time.sleep(1.0)
 
 
@@ -199,7 +205,7 @@ def _until_stored(
     settings: Settings,
 ) -> None:
     while traffic.poll() is None:
-        view.show(store)
+        view.show()
         time.sleep(0.5)
     if traffic.returncode:
         log = (stack.folder / "replay.log").read_text(errors="replace").strip().splitlines()
@@ -208,13 +214,13 @@ def _until_stored(
     progress, patience = -1, time.monotonic() + REPLAY_PATIENCE
     while (handled := _handled(store, settings)) < published:
         stack.check()
-        view.show(store)
+        view.show()
         if handled > progress:
             progress, patience = handled, time.monotonic() + REPLAY_PATIENCE
         elif time.monotonic() > patience:
             raise UnavailableError(f"{handled} of {published} events stored, and no progress")
         time.sleep(0.5)
-    view.show(store)
+    view.show()
 
 
 def _records(settings: Settings) -> int:
