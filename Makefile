@@ -36,12 +36,14 @@ format: $(INSTALLED) ## put the code into the project's style
 	@$(BIN)/ruff check --fix
 	@$(BIN)/ruff format
 
-docs: $(INSTALLED) ## write the schema documents anew from the types
+docs: $(INSTALLED) ## write anew what is generated: the schema documents and the reference pages
 	@$(BIN)/python -m tidegauge.schemas.documents
+	@$(BIN)/python -m tidegauge.reference
 
-docs-check: $(INSTALLED) ## check that the schema documents say what the types say
-	@echo "== schema documents"
+docs-check: $(INSTALLED) ## check that what is generated says what the code says
+	@echo "== generated documents"
 	@$(BIN)/python -m tidegauge.schemas.documents --check
+	@$(BIN)/python -m tidegauge.reference --check
 
 servers: ## put Kafka and InfluxDB into .cache (the first time: 5 minutes)
 	@echo "== servers"

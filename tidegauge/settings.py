@@ -53,22 +53,46 @@ class Kafka(Struct, frozen=True, forbid_unknown_fields=True):
     bootstrap_servers: Annotated[str, Meta(min_length=1, description="host:port, comma separated")] = (
         "127.0.0.1:9092"
     )
-    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
-    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
-    sasl_username: str = ""
-    sasl_password: Secret = msgspec.field(default_factory=lambda: Secret(""))
-    ssl_cafile: str = ""
-    ssl_certfile: str = ""
-    ssl_keyfile: str = ""
+    security_protocol: Annotated[
+        Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"], Meta(description="how to connect")
+    ] = "PLAINTEXT"
+    sasl_mechanism: Annotated[
+        Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"], Meta(description="with SASL")
+    ] = "PLAIN"
+    sasl_username: Annotated[str, Meta(description="needed with SASL")] = ""
+    sasl_password: Annotated[Secret, Meta(description="needed with SASL")] = msgspec.field(
+        default_factory=lambda: Secret("")
+    )
+    ssl_cafile: Annotated[
+        str, Meta(description="PEM file of the authorities to trust; the system's own where empty")
+    ] = ""
+    ssl_certfile: Annotated[
+        str, Meta(description="PEM file of our own certificate, where the broker asks for one")
+    ] = ""
+    ssl_keyfile: Annotated[str, Meta(description="PEM file of its key")] = ""
 
 
 class Topics(Struct, frozen=True, forbid_unknown_fields=True):
     """Names and shape of the topics."""
 
-    prefix: Annotated[str, Meta(pattern=r"^[a-zA-Z0-9._-]{0,100}$")] = "tidegauge."
-    partitions: Annotated[int, Meta(ge=1, le=1000)] = 4
-    replication_factor: Annotated[int, Meta(ge=1, le=9)] = 1
-    retention_hours: Annotated[float, Meta(ge=1)] = 7 * 24.0
+    prefix: Annotated[
+        str, Meta(pattern=r"^[a-zA-Z0-9._-]{0,100}$", description="put before each topic's name")
+    ] = "tidegauge."
+    partitions: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=1000,
+            description="of each topic but alerts and dead letters; more later part repeats from their first copies",
+        ),
+    ] = 4
+    replication_factor: Annotated[int, Meta(ge=1, le=9, description="copies of each partition")] = 1
+    retention_hours: Annotated[
+        float,
+        Meta(
+            ge=1, description="hours that events stay in Kafka; a restart or a rebuild can read as far back"
+        ),
+    ] = 7 * 24.0
 
     @property
     def requests(self) -> str:
@@ -109,55 +133,133 @@ class Topics(Struct, frozen=True, forbid_unknown_fields=True):
 class Worker(Struct, frozen=True, forbid_unknown_fields=True):
     """What a worker does; all workers of a group must agree on it. Times are in seconds."""
 
-    group: Annotated[str, Meta(pattern=r"^[a-zA-Z0-9._-]{1,100}$")] = "tidegauge"
-    flush_interval: Annotated[float, Meta(ge=0.05, le=60)] = 1.0
-    allowed_lateness: Annotated[float, Meta(ge=0, le=30 * 86_400)] = 7_200.0
-    future_tolerance: Annotated[float, Meta(ge=0, le=86_400)] = 300.0
-    idle_after: Annotated[float, Meta(ge=1, le=86_400)] = 30.0
-    epoch_events: Annotated[int, Meta(ge=1_000, le=10_000_000)] = 131_072
-    epoch_seconds: Annotated[float, Meta(ge=10, le=86_400)] = 600.0
-    max_series: Annotated[int, Meta(ge=1, le=1_000_000)] = 10_000
-    max_dimension_values: Annotated[int, Meta(ge=1, le=1_000_000)] = 2_000
-    session_timeout: Annotated[float, Meta(ge=6, le=300)] = 15.0
-    web_port: Annotated[int, Meta(ge=0, le=65_535)] = 6066
+    group: Annotated[
+        str,
+        Meta(
+            pattern=r"^[a-zA-Z0-9._-]{1,100}$",
+            description="consumer group; the workers of one share the work",
+        ),
+    ] = "tidegauge"
+    flush_interval: Annotated[
+        float, Meta(ge=0.05, le=60, description="seconds between deliveries of changed panes")
+    ] = 1.0
+    allowed_lateness: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=30 * 86_400,
+            description="seconds that an event may be behind the newest of its partition; beyond, it is late",
+        ),
+    ] = 7_200.0
+    future_tolerance: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=86_400,
+            description="seconds that an event may be ahead of the moment when Kafka took it in",
+        ),
+    ] = 300.0
+    idle_after: Annotated[
+        float,
+        Meta(
+            ge=1,
+            le=86_400,
+            description="seconds without an event until a partition no longer holds the others up",
+        ),
+    ] = 30.0
+    epoch_events: Annotated[
+        int,
+        Meta(
+            ge=1_000,
+            le=10_000_000,
+            description="events in an epoch: repeats are recognised over one to two of them",
+        ),
+    ] = 131_072
+    epoch_seconds: Annotated[
+        float, Meta(ge=10, le=86_400, description="seconds after which an epoch ends, however few its events")
+    ] = 600.0
+    max_series: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=1_000_000,
+            description="series of a view in a day; what is new beyond them counts under __other__",
+        ),
+    ] = 10_000
+    max_dimension_values: Annotated[
+        int, Meta(ge=1, le=1_000_000, description="values of one dimension in a day; likewise")
+    ] = 2_000
+    session_timeout: Annotated[
+        float,
+        Meta(
+            ge=6, le=300, description="seconds of silence after which Kafka gives a worker's share to others"
+        ),
+    ] = 15.0
 
 
 class StoreSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Where aggregates go: ``sqlite:///PATH``, or ``influxdb`` for the one of the ``[influxdb]`` section."""
 
-    url: Annotated[str, Meta(pattern=r"^(sqlite:///.+|influxdb)$")] = "sqlite:///tidegauge-data/tidegauge.db"
+    url: Annotated[
+        str,
+        Meta(
+            pattern=r"^(sqlite:///.+|influxdb)$",
+            description="sqlite:///PATH (a fourth slash begins an absolute path), or influxdb",
+        ),
+    ] = "sqlite:///tidegauge-data/tidegauge.db"
 
 
 class InfluxDB(Struct, frozen=True, forbid_unknown_fields=True):
     """An InfluxDB 2."""
 
-    url: Annotated[str, Meta(pattern=r"^https?://")] = "http://127.0.0.1:8086"
-    org: str = "tidegauge"
-    bucket: str = "tidegauge"
-    token: Secret = msgspec.field(default_factory=lambda: Secret(""))
-    timeout: Annotated[float, Meta(gt=0, le=600)] = 10.0
-    verify_ssl: bool = True
-    ssl_ca_cert: str = ""
+    url: Annotated[str, Meta(pattern=r"^https?://", description="where it is")] = "http://127.0.0.1:8086"
+    org: Annotated[str, Meta(description="organisation")] = "tidegauge"
+    bucket: Annotated[str, Meta(description="bucket for all measurements")] = "tidegauge"
+    token: Annotated[Secret, Meta(description="may read and write the bucket")] = msgspec.field(
+        default_factory=lambda: Secret("")
+    )
+    timeout: Annotated[float, Meta(gt=0, le=600, description="seconds to wait for an answer")] = 10.0
+    verify_ssl: Annotated[bool, Meta(description="check the certificate of an https server")] = True
+    ssl_ca_cert: Annotated[
+        str, Meta(description="PEM file of the authorities to trust; the system's own where empty")
+    ] = ""
 
 
 class Prices(Struct, frozen=True, forbid_unknown_fields=True):
     """Where prices come from besides the built-in table."""
 
-    override_file: str = ""
+    override_file: Annotated[
+        str, Meta(description="TOML file of prices that go before the built-in ones")
+    ] = ""
 
 
 class Emitter(Struct, frozen=True, forbid_unknown_fields=True):
     """The producers' SDK. ``queue_size`` bounds memory; the rest are seconds."""
 
-    queue_size: Annotated[int, Meta(ge=1, le=10_000_000)] = 10_000
-    linger: Annotated[float, Meta(ge=0, le=60)] = 0.05
-    close_timeout: Annotated[float, Meta(ge=0, le=600)] = 5.0
-    service: str = ""
-    environment: str = ""
-    team: str = ""
-    capture_text: bool = False
-    max_text_length: Annotated[int, Meta(ge=0, le=65_536)] = 4_096
-    user_key: Secret = msgspec.field(default_factory=lambda: Secret(""))
+    queue_size: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=10_000_000,
+            description="events that may wait; beyond them the newest are dropped and counted",
+        ),
+    ] = 10_000
+    linger: Annotated[
+        float, Meta(ge=0, le=60, description="seconds to wait for more events of a message")
+    ] = 0.05
+    close_timeout: Annotated[float, Meta(ge=0, le=600, description="seconds at exit to send what waits")] = (
+        5.0
+    )
+    service: Annotated[str, Meta(description="the application's name")] = ""
+    environment: Annotated[str, Meta(description="such as production")] = ""
+    team: Annotated[str, Meta(description="who pays")] = ""
+    capture_text: Annotated[bool, Meta(description="send prompts and answers, for the judge")] = False
+    max_text_length: Annotated[int, Meta(ge=0, le=65_536, description="characters of them that are kept")] = (
+        4_096
+    )
+    user_key: Annotated[Secret, Meta(description="key that turns user ids into pseudonyms")] = msgspec.field(
+        default_factory=lambda: Secret("")
+    )
 
 
 class Settings(Struct, frozen=True, forbid_unknown_fields=True):
