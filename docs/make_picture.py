@@ -32,7 +32,10 @@ def draw(store: LocalStore) -> str:
     console.print(Dashboard(store).render(WIDTH, HEIGHT))
     local = re.sub(r"@font-face \{\{.*?\}\}\s*", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
     return console.export_svg(
-        title="tidegauge demo", theme=MONOKAI, code_format=local.replace("Fira Code", "monospace"), unique_id="demo"
+        title="tidegauge demo",
+        theme=MONOKAI,
+        code_format=local.replace("Fira Code", "monospace"),
+        unique_id="demo",
     )
 
 

@@ -66,9 +66,13 @@ def test_events_go_all_the_way_through_a_kafka_that_asks_who_is_there(
     stranger.close()
 
     expected = {"applied": 2 * EVENTS, "refused_invalid_json": 1}
-    with pipeline.worker() as worker:
+    with pipeline.worker("worker", "--loglevel", "DEBUG") as worker:
         worker.wait("all stored", lambda: pipeline.intake() == expected)
         worker.end()
+    said = worker.log.read_text(errors="replace")
+    assert "[DEBUG]" in said
+    assert "made-up password" not in said
+    assert "no event" not in said
     assert "invalid_json" in pipeline.do("deadletter", "list")
 
 

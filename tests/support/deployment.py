@@ -139,10 +139,10 @@ class Pipeline:
         return list(json.loads(answer))
 
     @contextmanager
-    def worker(self, name: str = "worker") -> Iterator[Worker]:
+    def worker(self, name: str = "worker", *flags: str) -> Iterator[Worker]:
         """``tidegauge worker``, killed at the end of the block unless it has ended before."""
         log = self.directory / f"{name}.log"
-        command = [str(COMMAND), "worker", "--store", self.store]
+        command = [str(COMMAND), "worker", "--store", self.store, *flags]
         with log.open("ab") as output:
             process = subprocess.Popen(
                 command, cwd=self.directory, env=self._environment(), stdout=output, stderr=output

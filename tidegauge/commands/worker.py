@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import logging
 import sys
 from pathlib import Path
 
@@ -43,6 +44,9 @@ def run(args: argparse.Namespace) -> int:
     # interpreter again, and at Python's own 5 ms a turn it fetches less than the main thread could process.
     sys.setswitchinterval(0.0005)
     worker = faust.Worker(create_app(settings, store, table), loglevel=args.loglevel)
+    # At DEBUG aiokafka writes out its requests: a password of PLAIN, and whatever events hold.
+    level = logging.getLevelNamesMapping()[args.loglevel]
+    logging.getLogger("aiokafka").setLevel(max(logging.INFO, level))
     worker.spinner = None  # its control sequences are no use in a log
     try:
         worker.execute_from_commandline()
