@@ -10,7 +10,7 @@ MAKEFLAGS += --no-print-directory
 SECONDS_OF_DEMO ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format docs docs-check servers bench wheel clean
+.PHONY: help demo test lint format docs docs-check picture servers bench wheel clean
 
 help: ## show what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
@@ -39,6 +39,9 @@ format: $(INSTALLED) ## put the code into the project's style
 docs: $(INSTALLED) ## write anew what is generated: the schema documents and the reference pages
 	@$(BIN)/python -m tidegauge.schemas.documents
 	@$(BIN)/python -m tidegauge.reference
+
+picture: $(INSTALLED) ## run a demo for five minutes and draw the README's picture from it
+	@$(BIN)/python docs/make_picture.py
 
 docs-check: $(INSTALLED) ## check that what is generated says what the code says
 	@echo "== generated documents"

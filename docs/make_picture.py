@@ -31,12 +31,8 @@ def draw(store: LocalStore) -> str:
     console = Console(record=True, width=WIDTH, height=HEIGHT, file=io.StringIO(), force_terminal=True)
     console.print(Dashboard(store).render(WIDTH, HEIGHT))
     local = re.sub(r"@font-face \{\{.*?\}\}\s*", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
-    return console.export_svg(
-        title="tidegauge demo",
-        theme=MONOKAI,
-        code_format=local.replace("Fira Code", "monospace"),
-        unique_id="demo",
-    )
+    local = local.replace("Fira Code", "DejaVu Sans Mono").replace("<svg ", '<svg xml:space="preserve" ', 1)
+    return console.export_svg(title="tidegauge demo", theme=MONOKAI, code_format=local, unique_id="demo")
 
 
 def main() -> None:

@@ -72,7 +72,7 @@ def test_it_shows_latency_cost_guardrails_days_and_users(store: LocalStore) -> N
     below = lines["pii"]
     assert "25.00%" in below
     assert "11-14" in below
-    assert "…ng-name-7" in below
+    assert "…-name-7" in below
     assert "$1.2500" in below
 
 

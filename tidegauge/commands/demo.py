@@ -149,8 +149,7 @@ class PlainView:
             f"{time.strftime('%H:%M:%S')}  requests {total.get('requests', 0)}"
             f"  errors {total.get('errors', 0)}"
             f"  p95 {f'{float(p95):.2f} s' if p95 is not None else '–'}"
-            f"  cost ${int(cost.get('cost_nano_usd') or 0) / 1e9:.6f}"
-            + (f" and {unpriced} unpriced" if unpriced else ""),
+            f"  cost {_dollars(int(cost.get('cost_nano_usd') or 0), unpriced)}",
             flush=True,
         )
 
@@ -260,6 +259,11 @@ def _kafka(settings: Settings) -> tuple[str, ...]:
         "--topic-prefix",
         settings.topics.prefix,
     )
+
+
+def _dollars(nano: int, unpriced: int) -> str:
+    known = f"${nano / 1e9:.6f}"
+    return f"{known} and {unpriced} unpriced" if unpriced and nano else "unpriced" if unpriced else known
 
 
 def _total(answer: list[Row]) -> Row:

@@ -103,11 +103,11 @@ def _headline(latency: Sequence[Row], cost: Sequence[Row], newest: int, width: i
     line.append(
         f"   {errors / requests if requests else 0:.1%} errors", style="bold red" if errors else "green"
     )
-    line.append(f"   {_dollars(spent, unpriced, requests)}", style="bold yellow")
-    if 0 < unpriced < requests:
+    line.append(f"   {_dollars(spent, unpriced)}", style="bold yellow")
+    if unpriced and spent:
         line.append(f" + {unpriced:,} unpriced", style="yellow")
     if width >= WIDE:
-        line.append("   the last 60 minutes; Ctrl-C ends it", style="dim")
+        line.append("   last hour", style="dim")
     return line
 
 
@@ -155,7 +155,7 @@ def _models(
             *(_seconds(row.get(f"latency_p{percent}")) for percent in (50, 95, 99)),
             *more,
             _bill(bill),
-            _sparkline(trends.get(str(row["model"]), [])[-(20 if wide else 12) :]),
+            _sparkline(trends.get(str(row["model"]), [])[-14:]),
         )
     return Panel(table, title="latency and cost by model, last hour", padding=0)
 
@@ -179,7 +179,7 @@ def _spending(
     days: Sequence[Row], users: Sequence[Row], limit: int, width: int, *, wide: bool
 ) -> RenderableType:
     by_day = _table("day")
-    by_user = _table("user today")
+    by_user = _table("user")
     for table, found, name in ((by_day, days, "time"), (by_user, users, "user")):
         if wide:
             table.add_column("requests", justify="right", no_wrap=True)
@@ -188,7 +188,7 @@ def _spending(
             shown = (
                 Text(f"{datetime.fromtimestamp(int(row['time'] or 0), UTC):%m-%d}")
                 if name == "time"
-                else _user(str(row[name]), 10 if wide else 8)
+                else _user(str(row[name]), 8)
             )
             table.add_row(shown, *([f"{_count(row, 'requests'):,}"] if wide else []), _bill(row))
     both = Table.grid(expand=True)
@@ -228,12 +228,12 @@ def _seconds(value: Any) -> str:
 
 
 def _bill(row: Row) -> str:
-    return _dollars(*(_count(row, name) for name in ("cost_nano_usd", "unpriced_requests", "requests")))
+    return _dollars(_count(row, "cost_nano_usd"), _count(row, "unpriced_requests"))
 
 
-def _dollars(nano: int, unpriced: int, requests: int) -> str:
+def _dollars(nano: int, unpriced: int) -> str:
     """Unpriced is not free."""
-    if unpriced == requests:
+    if unpriced and not nano:  # failed calls among them are known to cost nothing
         return "unpriced"
     return f"${nano / 1e9:,.2f}" if nano >= 100_000_000_000 else f"${nano / 1e9:,.4f}"
 

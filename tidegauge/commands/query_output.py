@@ -106,7 +106,7 @@ def _human(view: str, name: str, row: Row) -> str:
     value = row.get(name)
     if value is None:
         return _NONE
-    if name == "cost_nano_usd" and row.get("requests") and row["unpriced_requests"] == row["requests"]:
+    if name == "cost_nano_usd" and not value and row.get("unpriced_requests"):  # which is not free
         return "unpriced"
     if isinstance(value, str):
         return _printable(value)
