@@ -19,17 +19,20 @@ from .pricing import PriceTable, UnitPrice
 from .request_columns import Columns, RequestColumns
 from .sketch import MAX_VALUE
 from .views import (
-    COST_DAILY,
+    BASE_DIMENSIONS,
+    COARSER,
     GUARDRAILS,
     INTAKE,
     REQUEST_COUNTERS,
     REQUESTS,
-    REQUESTS_HOURLY,
     USERS_DAILY,
 )
 
-_FED: Final = (REQUESTS, GUARDRAILS, INTAKE, REQUESTS_HOURLY, COST_DAILY, USERS_DAILY)
+_FED: Final = (REQUESTS, GUARDRAILS, INTAKE, *COARSER, USERS_DAILY)
 """The views that request events feed, in the order of their snapshots."""
+
+_KEPT: Final = [[BASE_DIMENSIONS.index(name) for name in view.dimensions] for view in COARSER]
+"""Where the dimensions of each coarser view stand among the base view's."""
 
 _BLOCK: Final = 16_384
 """Events that are summed at once: numpy's calls then cost next to nothing by the event."""
@@ -92,7 +95,7 @@ class Fold:
     def _open(self) -> None:
         self._tables = {view.name: PaneTable(view) for view in _FED}
         self._series: dict[int, _Series] = {}
-        self._derived: dict[int, tuple[int, int]] = {}
+        self._derived: dict[int, list[int]] = {}
         self._users: dict[int, int] = {}
         self._checks: dict[int, int] = {}
         self._services: columns.Names[str] = columns.Names()
@@ -167,10 +170,10 @@ class Fold:
         admitted = self._admission.admit("requests", start // DAY, tuple(key))
         row = self._tables[REQUESTS.name].row(start, admitted)
         if row not in self._derived:
-            self._derived[row] = (
-                self._tables[REQUESTS_HOURLY.name].row(start - start % 3600, admitted),
-                self._tables[COST_DAILY.name].row(start - start % DAY, admitted[:5]),
-            )
+            self._derived[row] = [
+                self._tables[view.name].row(start - start % view.width, tuple(admitted[i] for i in kept))
+                for view, kept in zip(COARSER, _KEPT, strict=True)
+            ]
         provider, model = key[3], key[4]
         unit = self._prices.unit(provider, response_model or model, start)
         if unit is None and response_model:
@@ -226,7 +229,7 @@ class Fold:
         groups = group(to[each], len(base), counters, _distributions(block))
         self._tables[REQUESTS.name].add(base, groups)
         derived = np.array([self._derived[row] for row in base.tolist()], dtype=np.int64)
-        for view, theirs in ((REQUESTS_HOURLY, derived[:, 0]), (COST_DAILY, derived[:, 1])):
+        for view, theirs in zip(COARSER, derived.T, strict=True):
             distinct, to = np.unique(theirs, return_inverse=True)
             self._tables[view.name].add(distinct, groups.regroup(to, len(distinct)))
 
@@ -268,11 +271,10 @@ class Fold:
         return there, assigned[each]
 
     def _add_large(self, row: int, users: Sequence[int], costs: Sequence[int]) -> None:
-        hour, day = self._derived[row]
+        coarser = list(zip(COARSER, self._derived[row], strict=True))
         for column, cost in zip(_COSTS.tolist(), costs, strict=True):
-            self._tables[REQUESTS.name].add_exactly(row, column, cost)
-            self._tables[REQUESTS_HOURLY.name].add_exactly(hour, column, cost)
-            self._tables[COST_DAILY.name].add_exactly(day, column, cost)
+            for view, theirs in ((REQUESTS, row), *coarser):
+                self._tables[view.name].add_exactly(theirs, column, cost)
         for user in users:
             position = USERS_DAILY.counters.index("cost_nano_usd")
             self._tables[USERS_DAILY.name].add_exactly(user, position, costs[0])

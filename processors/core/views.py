@@ -229,6 +229,10 @@ COST_DAILY: Final = View(
     (Measurement("cost_1d", _COST_COUNTERS, derive=_cost_per_request),),
     flush_every=10.0,
 )
+COARSER: Final = (REQUESTS_HOURLY, COST_DAILY)
+"""Views whose panes are sums of base panes: of fewer dimensions or more minutes, with the same counters and with all
+distributions or none. A row here is all that the first stage needs to feed one."""
+
 USERS_DAILY: Final = View(
     "users_1d",
     ("service", "user"),
@@ -317,8 +321,7 @@ INTAKE: Final = View(
 )
 
 VIEWS: Final[Mapping[str, View]] = {
-    view.name: view
-    for view in (REQUESTS, REQUESTS_HOURLY, COST_DAILY, USERS_DAILY, GUARDRAILS, FEEDBACK, QUALITY, INTAKE)
+    view.name: view for view in (REQUESTS, *COARSER, USERS_DAILY, GUARDRAILS, FEEDBACK, QUALITY, INTAKE)
 }
 
 
