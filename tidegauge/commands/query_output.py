@@ -29,6 +29,8 @@ _SHOWN: Final = {
     "guardrails": ("checks", "triggers", "rate", "failures", "timeouts"),
     "feedback": ("feedback", "thumbs_up", "thumbs_down", "satisfaction", "unattributed"),
 }
+_USUAL: Final = ("requests", "errors", "input_tokens", "output_tokens", "cost_nano_usd", "unpriced_requests")
+"""Of a view that is not listed; a terminal has room for so many. Programs get all fields."""
 _SHARES: Final = ("rate", "error_rate", "satisfaction")
 _NONE: Final = "–"
 
@@ -90,7 +92,8 @@ def _shown(view: str, by: Sequence[str]) -> list[str]:
     measurement = MEASUREMENTS[view].measurement
     names = _SHOWN.get(view.removesuffix("_1h").removesuffix("_1d"))
     if names is None:
-        names = (*measurement.counters, *(f"{d.name}_p95" for d in measurement.distributions))
+        usual = [name for name in _USUAL if name in measurement.counters] or measurement.counters[:6]
+        names = (*usual, *(f"{d.name}_p95" for d in measurement.distributions))
     return [name for name in names if name not in by]
 
 
