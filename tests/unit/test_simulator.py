@@ -252,3 +252,30 @@ def test_the_command_publishes_requests_and_feedback_to_their_topics(capsys, mon
         event.id for _, event in Simulator(9, rate=2.0).traffic(NOON, count=400)
     }
     assert f"--rate 2 --seed 9 --start {NOON:.3f}" in capsys.readouterr().out
+
+
+def test_the_command_says_how_to_make_the_same_traffic_again_incident_included(capsys, monkeypatch):
+    printed, ids = [], []
+    flags = [
+        "--events",
+        "50",
+        "--start",
+        str(NOON),
+        "--speed",
+        "max",
+        "--incident",
+        "cost",
+        "--incident-for",
+        "1m",
+    ]
+    for _ in range(2):
+        broker = FakeKafka()
+        monkeypatch.setattr(publisher_module, "make_producer", broker.factory)
+        monkeypatch.setattr("tidegauge.commands.simulate.knock", lambda kafka: None)
+        assert cli.main(["simulate", *flags]) == 0
+        ids.append({event["id"] for event in broker.events})
+        printed.append(capsys.readouterr().out.partition("again: ")[2].split())
+        flags = ["--events", "50", "--speed", "max", *printed[0]]
+    assert printed[0] == printed[1]
+    assert ids[0] == ids[1]
+    assert "--incident cost --incident-at 0s --incident-for 60s" in " ".join(printed[0])

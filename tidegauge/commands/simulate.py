@@ -68,6 +68,7 @@ def run(args: argparse.Namespace) -> int:
     print(
         f"{stats.acknowledged:,} of {stats.published:,} events acknowledged in {seconds:.1f} s; "
         f"the same traffic again: --rate {args.rate:g} --seed {args.seed} --start {start:.3f}"
+        f"{_incident_flags(args)}"
     )
     return 1 if stats.failed else 0
 
@@ -95,6 +96,14 @@ def _incident(args: argparse.Namespace) -> Incident | None:
     at = parse_duration(args.incident_at) if args.incident_at else (args.seconds or 0.0) / 3
     duration = parse_duration(args.incident_for) if args.incident_for else float("inf")
     return Incident(args.incident, at, duration)
+
+
+def _incident_flags(args: argparse.Namespace) -> str:
+    incident = _incident(args)
+    if incident is None:
+        return ""
+    flags = f" --incident {incident.kind} --incident-at {incident.at:g}s"
+    return flags if incident.duration == float("inf") else f"{flags} --incident-for {incident.duration:g}s"
 
 
 def _addressed(traffic: Iterator[Emission], topics: Topics) -> Iterator[tuple[float, str, object]]:
