@@ -66,10 +66,10 @@ def run(args: argparse.Namespace) -> int:
                 print(f"{report.name}: {report.problems[0]}")
         worker = stack.tidegauge("worker", "worker", *_kafka(settings), "--store", f"sqlite:///{database}")
         store = _open(stack, database)
-        print("starting: broker, worker and traffic are up in about ten seconds", flush=True)
         traffic = None
         interrupted = False
         try:
+            print("starting: broker, worker and traffic are up in about ten seconds", flush=True)
             traffic = _traffic(stack, args, settings)
             with _view(store, plain=args.plain) as view:
                 if args.replay:
