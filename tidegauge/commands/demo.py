@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,7 +35,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="end after so long; default at Ctrl-C, or when a replay is stored",
     )
-    parser.add_argument("--plain", action="store_true", help="print lines instead of the live view")
+    parser.add_argument(
+        "--plain", action="store_true", help="print lines instead of the live view, as into a pipe"
+    )
     parser.add_argument(
         "--data",
         default="tidegauge-data",
@@ -71,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         try:
             print("starting: broker, worker and traffic are up in about ten seconds", flush=True)
             traffic = _traffic(stack, args, settings)
-            with _view(store, plain=args.plain) as view:
+            with _view(store, plain=args.plain or not sys.stdout.isatty()) as view:
                 if args.replay:
                     _until_stored(stack, store, view, traffic, settings)
                 else:
