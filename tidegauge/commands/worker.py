@@ -40,9 +40,6 @@ def run(args: argparse.Namespace) -> int:
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 20, 100)
-    # Faust reads from Kafka in a thread of its own. After each quarter of a megabyte that thread asks for the
-    # interpreter again, and at Python's own 5 ms a turn it fetches less than the main thread could process.
-    sys.setswitchinterval(0.0005)
     worker = faust.Worker(create_app(settings, store, table), loglevel=args.loglevel)
     # At DEBUG aiokafka writes out its requests: a password of PLAIN, and whatever events hold.
     level = logging.getLevelNamesMapping()[args.loglevel]
