@@ -23,6 +23,10 @@ from .engine.merging import Merging
 from .engine.state import StateTable
 
 CHECKPOINT_INTERVAL: Final = 5.0
+BEHIND: Final = 50_000
+"""Records to be read that count as much; a second's worth at most."""
+BEHIND_PAUSE: Final = 3.0
+"""Seconds between flushes or exports, for each second that one takes, while behind."""
 CHECKPOINT_PAUSE: Final = 15.0
 """Seconds between checkpoints, for each second that one takes."""
 _MAX_MESSAGE: Final = 5 * 1024 * 1024
@@ -152,7 +156,7 @@ def _attach_timers(app: App, interval: float) -> None:
             await app.flush()
             for stage in app.ingesting:
                 await stage.say_idle(lambda topic, partition: _at_end(app, TP(topic, partition)))
-            await app.sleep(_pause(interval, started))
+            await app.sleep(_pause(app, interval, started))
 
     @app.task
     async def export() -> None:
@@ -162,10 +166,11 @@ def _attach_timers(app: App, interval: float) -> None:
             if started >= due:
                 # With much to store, store it less often; a restart reads what came since again.
                 spent = await app.merging.checkpoint()
+                started += spent
                 due = monotonic() + max(CHECKPOINT_INTERVAL, CHECKPOINT_PAUSE * spent)
             else:
                 await app.merging.export()
-            await app.sleep(_pause(interval / 2, started))
+            await app.sleep(_pause(app, interval / 2, started))
 
     @app.on_partitions_revoked.connect(weak=False)
     async def deliver(sender: Any, revoked: set[TP], **kwargs: Any) -> None:
@@ -185,13 +190,22 @@ def _attach_timers(app: App, interval: float) -> None:
         app.merging.close()
 
 
-def _pause(interval: float, started: float) -> float:
+def _pause(app: App, interval: float, started: float) -> float:
     """Seconds until the next round of something that began at ``started`` and is wanted every ``interval``.
 
-    Flushing and storing cost by series, not by event: with many of them they come less often, and leave the events
-    their share of the processor.
+    Flushing and storing cost by series, not by event. While there is much to catch up with they come less often and
+    leave the events their share of the processor; once there is not, what is new is shown at once.
     """
-    return max(interval, 6 * (monotonic() - started))
+    return max(interval, BEHIND_PAUSE * (monotonic() - started)) if _lag(app) > BEHIND else interval
+
+
+def _lag(app: App) -> int:
+    """Records of the event topics that are still to be read, as far as the last fetches told."""
+    lag = 0
+    for stage in app.ingesting:
+        for partition, position in stage.positions().items():
+            lag += max(0, (app.consumer.highwater(TP(stage.topic, partition)) or 0) - position)
+    return lag
 
 
 def _at_end(app: App, tp: TP) -> bool:

@@ -105,6 +105,10 @@ class Ingesting:
         ingest = self._partitions.get(partition)
         return None if ingest is None else ingest.position
 
+    def positions(self) -> dict[int, int]:
+        """Where to go on reading in each partition that is ours."""
+        return {partition: ingest.position for partition, ingest in self._partitions.items()}
+
     def keep(self, partitions: set[int]) -> None:
         """Forget the partitions that others own now."""
         for partition in set(self._partitions) - partitions:
