@@ -61,8 +61,7 @@ class App(faust.App):
 
     async def flush(self, *, whole: bool = False) -> None:
         """Deliver what the first stage has; see ``Ingesting.flush_all``."""
-        for stage in self.ingesting:
-            await stage.flush_all(whole=whole)
+        await asyncio.gather(*(stage.flush_all(whole=whole) for stage in self.ingesting))
 
     async def on_stop(self) -> None:
         """Store everything before the consumer is stopped: what the first stage still had comes back by Kafka."""
@@ -170,7 +169,8 @@ def _attach_timers(app: App, interval: float) -> None:
                 due = monotonic() + max(CHECKPOINT_INTERVAL, CHECKPOINT_PAUSE * spent)
             else:
                 await app.merging.export()
-            await app.sleep(_pause(app, interval / 2, started))
+            await app.sleep(_pause(app, interval / 4, started))
+            await app.merging.moved(interval)
 
     @app.on_partitions_revoked.connect(weak=False)
     async def deliver(sender: Any, revoked: set[TP], **kwargs: Any) -> None:

@@ -142,7 +142,7 @@ class Worker(Struct, frozen=True, forbid_unknown_fields=True):
     ] = "tidegauge"
     flush_interval: Annotated[
         float, Meta(ge=0.05, le=60, description="seconds between deliveries of changed panes")
-    ] = 1.0
+    ] = 0.5
     allowed_lateness: Annotated[
         float,
         Meta(

@@ -127,9 +127,8 @@ class Ingesting:
             await self.flush(chunk.partition)
 
     async def flush_all(self, *, whole: bool = False) -> None:
-        """Deliver everything that is pending, partition by partition; ``whole``: wide panes before their turn."""
-        for partition in list(self._partitions):
-            await self.flush(partition, whole=whole)
+        """Deliver everything that is pending; ``whole``: wide panes before their turn."""
+        await asyncio.gather(*(self.flush(partition, whole=whole) for partition in list(self._partitions)))
 
     async def flush(self, partition: int, *, whole: bool = False) -> None:
         """Deliver one partition's changes, and store how far that is; raises what Kafka's producer raises."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from time import monotonic, time
 from typing import Any, Final, TypeVar
@@ -140,6 +141,13 @@ class Merging:
         while any(self._positions[p] <= offset for p, offset in offsets.items() if p in self._positions):
             self._moved.clear()
             await self._moved.wait()
+
+    async def moved(self, timeout: float) -> None:  # noqa: ASYNC109 — a wait that ends in order
+        """Return when snapshots come that were not exported yet, or after so many seconds."""
+        if not self.backlog:
+            self._moved.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._moved.wait(), timeout)
 
     async def export(self) -> None:
         """Write every changed pane to the store; returns when all of them are acknowledged."""
