@@ -1,6 +1,6 @@
 """What measuring costs the application: time per call in its own thread, with Kafka alive and with Kafka dead.
 
-    python benchmarks/emitter.py --quick --bootstrap-servers 127.0.0.1:9092
+    python benchmarks/emitter.py --quick
 
 Each row is one way of using the SDK, each figure one call of it, timed by itself; what the clock costs is taken off.
 *paced* calls come at a rate an application might have, and *flat out* ones as fast as Python can make them: there the
@@ -10,9 +10,6 @@ emitter's own books: nothing is lost that is not counted.
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
 import socket
 import statistics
 import sys
@@ -23,7 +20,7 @@ from typing import Any
 
 from kafka import KafkaAdminClient
 from kafka.admin import NewTopic
-from kafka.errors import KafkaError
+from support import Broker, machine, parser, run_on_kafka, show
 
 from tidegauge.producers import Client, Emitter, new_event_id
 from tidegauge.schemas.request import RequestEvent
@@ -134,7 +131,7 @@ def measure(settings: Settings, broker: str, what: str, calls: int, pace: int, c
         calls=calls,
         median_us=round(costs[len(costs) // 2], 2),
         p99_us=round(costs[int(len(costs) * 0.99)], 2),
-        max_us=round(costs[-1], 1),
+        max_us=round(costs[-1], 2),
         cpu_us=round(cpu / calls * 1e6, 2),
         accepted=stats.accepted,
         delivered=stats.delivered,
@@ -171,37 +168,30 @@ def run(bootstrap_servers: str, *, quick: bool) -> dict[str, Any]:
     flat_out, paced = (20_000, 4_000) if quick else (100_000, 20_000)
     clock = clock_cost()
     plan = [("call", paced, PACE), ("call", flat_out, 0), ("emit", paced, PACE), ("emit", flat_out, 0)]
-    rows: list[Row] = []
-    skipped = ""
     alive = settings_for(bootstrap_servers, f"bench-emitter-{new_event_id()}.")
+    admin = create_topic(alive)
     try:
-        admin = create_topic(alive)
-    except (KafkaError, OSError) as error:
-        skipped = (
-            f"no Kafka answers at {bootstrap_servers} ({type(error).__name__}); not measured with one alive"
-        )
-    else:
-        try:
-            rows += [measure(alive, "alive", what, calls, pace, clock) for what, calls, pace in plan]
-        finally:
-            admin.delete_topics([alive.topics.requests])
-            admin.close()
+        rows = [measure(alive, "alive", what, calls, pace, clock) for what, calls, pace in plan]
+    finally:
+        admin.delete_topics([alive.topics.requests])
+        admin.close()
     dead = settings_for(f"127.0.0.1:{dead_port()}", "bench.")
     rows += [measure(dead, "dead", what, calls, pace, clock) for what, calls, pace in plan]
     return {
-        "python": platform.python_version(),
+        "machine": machine(),
         "clock_us": round(clock * 1e6, 3),
         "queue_size": dead.emitter.queue_size,
         "goal_us": GOAL_US,
         "goal_met": all(max(row.median_us, row.p99_us, row.cpu_us) < GOAL_US for row in rows),
-        "skipped": skipped,
         "rows": [asdict(row) for row in rows],
     }
 
 
 def print_table(report: dict[str, Any]) -> None:
     """The report for a person."""
-    print(f"Python {report['python']}; µs per call in the calling thread (goal < {report['goal_us']:g})")
+    print(
+        f"Python {report['machine']['python']}; µs per call in the calling thread (goal < {report['goal_us']:g})"
+    )
     print(
         f"{'broker':7}{'what':6}{'pace':>10}{'calls':>9}{'median':>8}{'p99':>8}{'max':>10}{'CPU':>7}"
         f"{'accepted':>10}{'delivered':>10}  dropped"
@@ -213,25 +203,18 @@ def print_table(report: dict[str, Any]) -> None:
             f"{row['p99_us']:>8.2f}{row['max_us']:>10.1f}{row['cpu_us']:>7.2f}{row['accepted']:>10}"
             f"{row['delivered']:>10}  {dropped}{'' if row['balanced'] else '  BOOKS DO NOT BALANCE'}"
         )
-    if report["skipped"]:
-        print(f"skipped: {report['skipped']}")
 
 
 def main() -> int:
-    """Run; exit code 1 if an event is unaccounted for."""
-    parser = argparse.ArgumentParser(
-        description="Cost of the SDK on the calling path.",
-        epilog="example: python benchmarks/emitter.py --quick --output json",
-    )
-    parser.add_argument("--quick", action="store_true", help="about a quarter of a minute")
-    parser.add_argument("--output", choices=("table", "json"), default="table")
-    parser.add_argument("--bootstrap-servers", default="127.0.0.1:9092", metavar="HOST:PORT")
-    arguments = parser.parse_args()
-    report = run(arguments.bootstrap_servers, quick=arguments.quick)
-    if arguments.output == "json":
-        print(json.dumps(report, indent=2))
-    else:
-        print_table(report)
+    """Run; exit code 1 if an event is unaccounted for, or with a reason where a figure cannot be had."""
+    flags = parser("Cost of the SDK on the calling path.", "emitter.py", "about a quarter of a minute")
+    arguments = flags.parse_args()
+
+    def measure(broker: Broker) -> dict[str, Any]:
+        return run(broker.servers, quick=arguments.quick)
+
+    report = run_on_kafka(arguments.bootstrap_servers, measure)
+    show(report, arguments.output, print_table)
     return 0 if all(row["balanced"] for row in report["rows"]) else 1
 
 

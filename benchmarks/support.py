@@ -24,11 +24,12 @@ import aiokafka
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 
+from tidegauge.broker import admin_client
 from tidegauge.errors import TidegaugeError
 from tidegauge.local_stack import free_port
 from tidegauge.schemas.codec import encode
 from tidegauge.schemas.request import RequestEvent
-from tidegauge.settings import ENV_PREFIX, InfluxDB, Secret, Settings
+from tidegauge.settings import ENV_PREFIX, InfluxDB, Kafka, Secret, Settings
 from tidegauge.topics import ensure_topics
 
 PARTITIONS: Final = 4
@@ -83,6 +84,8 @@ def run_on_kafka(
     with ExitStack() as stack:
         broker = Broker(servers) if servers else stack.enter_context(local_kafka(properties))
         try:
+            with admin_client(Kafka(broker.servers)):
+                pass  # one that is not there is noticed in seconds, and not after minutes of loading
             return measure(broker)
         except KafkaError as error:
             raise SystemExit(f"Kafka at {broker.servers}: {error}") from None

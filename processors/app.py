@@ -21,6 +21,7 @@ from .core.pricing import PriceTable
 from .engine.ingesting import Ingesting
 from .engine.merging import Merging
 from .engine.state import StateTable
+from .engine.transport import Extent
 
 CHECKPOINT_INTERVAL: Final = 5.0
 BEHIND: Final = 50_000
@@ -53,10 +54,12 @@ class App(faust.App):
             # The state of these was not read again, since they were partly ours before.
             raise StateError(f"partitions {sorted(torn)} of the topics were not assigned together")
         earliest = await consumer.earliest_offsets(*fresh) if fresh else {}
+        ends = await consumer.highwaters(*fresh) if fresh else {}
         self.table.keep({tp.partition for tp in mine})
         restored = self.table.take()
         for tp in fresh:
-            stages[tp.topic].restore(tp.partition, restored.get(tp.partition, {}), earliest.get(tp) or 0)
+            extent = Extent(earliest.get(tp) or 0, ends.get(tp) or 0)
+            stages[tp.topic].restore(tp.partition, restored.get(tp.partition, {}), extent)
         return {tp: stages[tp.topic].position(tp.partition) or 0 for tp in mine}
 
     async def flush(self, *, whole: bool = False) -> None:

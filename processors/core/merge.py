@@ -161,16 +161,20 @@ class Merge:
         names, self._unsaved = self._unsaved, {}
         for name in [name for name in self._awake if name not in names]:
             self._awake.pop(name).rest()
-        waiting: dict[ShardName, list[Key]] = {}
-        for view, start, key in self._unfounded:
-            waiting.setdefault(ShardName.of(view, start, key), []).append(key)
         for name in names:
             shard = self._groups.get((name.view, name.start), {}).get(name.number)
             if shard is not None:
-                yield str(name), shard.pack(waiting.get(name, ()))
+                # Without the share that the store holds of them, these would look whole to whoever restores them.
+                absent = {
+                    key for view, start, key in self._unfounded if (view, start) == (name.view, name.start)
+                }
+                yield str(name), shard.pack(absent)
 
     def evict(self) -> list[str]:
-        """Give up the panes that nobody needs to wait for; returns the names of their shards, to be deleted."""
+        """Give up the panes that nobody needs to wait for; returns the names of their shards, to be deleted.
+
+        Not to be called after a restart before all was read again that an earlier life may have shown to the store.
+        """
         if len(self._sources) < self._expected:
             return []
         heard = [bound.closed for bound in self._sources.values() if not bound.idle]

@@ -20,7 +20,7 @@ from tidegauge.settings import Settings
 from tidegauge.sinks.deadletter import letter_of_event
 
 from .state import StateTable
-from .transport import Chunk
+from .transport import Chunk, Extent
 
 PANES_PER_MESSAGE = 1_000
 
@@ -73,13 +73,13 @@ class Ingesting:
         self.applied = 0
         """Events folded since this worker started."""
 
-    def restore(self, partition: int, values: dict[bytes, bytes], earliest: int) -> int:
+    def restore(self, partition: int, values: dict[bytes, bytes], extent: Extent) -> int:
         """Take over a partition and return where to read it from.
 
         Args:
             partition: of the topic.
             values: what the state table holds of it.
-            earliest: the first offset that Kafka still has.
+            extent: what Kafka holds of it.
         """
         raw = values.get(self._checkpoint_key)
         checkpoint = msgspec.json.decode(raw, type=Checkpoint) if raw else Checkpoint()
@@ -89,7 +89,7 @@ class Ingesting:
             if key.startswith(self._admitted_key)
         ]
         ingest = Ingest(self.topic, partition, self._config, self._prices, checkpoint, admitted, self._kind)
-        lost = ingest.skip_to(earliest)
+        lost = ingest.skip_to(extent.earliest)
         if lost:
             # Retention was faster than us: say so where on-call looks, there is nothing left to read.
             self._table.log.error(

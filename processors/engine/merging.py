@@ -26,7 +26,7 @@ from tidegauge.sinks.base import Point, Rejection, Store
 from tidegauge.sinks.panes import read_panes
 
 from .state import StateTable
-from .transport import Chunk
+from .transport import Chunk, Extent
 
 _PROGRESS = b"merge"
 _PANE = b"pane/"
@@ -75,6 +75,7 @@ class Merging:
         self._producer = producer
         self._merges: dict[int, Merge] = {}
         self._positions: dict[int, int] = {}
+        self._frontier: dict[int, int] = {}
         self._saved: dict[int, int] = {}
         self._told: dict[int, int] = {}
         self._decode = msgspec.json.Decoder(PaneBatch).decode
@@ -88,11 +89,11 @@ class Merging:
         self.stored = 0
         """Points acknowledged by the store since this worker started."""
 
-    def restore(self, partition: int, values: dict[bytes, bytes], earliest: int) -> int:
+    def restore(self, partition: int, values: dict[bytes, bytes], extent: Extent) -> int:
         """Take over a partition and return where to read it from; see ``Ingesting.restore``."""
         worker = self._settings.worker
         raw = values.get(_PROGRESS)
-        progress = msgspec.json.decode(raw, type=Progress) if raw else Progress(earliest, Bounds())
+        progress = msgspec.json.decode(raw, type=Progress) if raw else Progress(extent.earliest, Bounds())
         # Intake panes are of Kafka's time, which the watermark may be ahead of by the tolerance.
         horizon = max(worker.allowed_lateness, worker.future_tolerance)
         sources = self._settings.topics.partitions * len(KINDS)
@@ -103,7 +104,8 @@ class Merging:
             if key.startswith(_PANE)
         )
         self._merges[partition] = merge
-        self._positions[partition] = max(earliest, progress.position)
+        self._positions[partition] = max(extent.earliest, progress.position)
+        self._frontier[partition] = extent.end
         return self._positions[partition]
 
     def position(self, partition: int) -> int | None:
@@ -113,7 +115,7 @@ class Merging:
     def keep(self, partitions: set[int]) -> None:
         """Forget the partitions that others own now."""
         for partition in set(self._merges) - partitions:
-            del self._merges[partition], self._positions[partition]
+            del self._merges[partition], self._positions[partition], self._frontier[partition]
             self._saved.pop(partition, None)
             self._told.pop(partition, None)
 
@@ -201,7 +203,10 @@ class Merging:
         async with self._applying:
             # In one piece: the bounds must close nothing whose panes are not stored with them.
             await self._found(merge)
-            gone, bounds = merge.evict(), merge.bounds
+            # Up to here an earlier life may have written to the store what is in no state yet. Were panes given up
+            # before that is read again, it would be taken for what others had written, and counted twice.
+            caught_up = self._positions.get(partition, 0) >= self._frontier.get(partition, 0)
+            gone, bounds = merge.evict() if caught_up else [], merge.bounds
         self._tell(partition, merge)
         # In this order: panes before the position that skips them, and what was given up before it is gone.
         await self._save_shards(partition, merge)

@@ -40,6 +40,13 @@ class Chunk(NamedTuple):
     records: list[Any]
 
 
+class Extent(NamedTuple):
+    """What Kafka holds of a partition: its first offset, and the one after its last."""
+
+    earliest: int
+    end: int
+
+
 class ConsumerThread(driver.AIOKafkaConsumerThread):
     """Takes the records of chunk topics as aiokafka's parser gives them."""
 

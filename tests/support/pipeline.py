@@ -87,6 +87,7 @@ class Broker:
     admitted: dict[Any, bytes] = field(default_factory=dict)
     shards: dict[str, bytes] = field(default_factory=dict)
     position: int = 0
+    frontier: int = 0
     bounds: bytes = b"{}"
     store: Stored = field(default_factory=dict)
     revived: int = 0
@@ -165,7 +166,7 @@ def _merge(sources: int, config: IngestConfig, broker: Broker, fate: Crashes, *,
     horizon = max(config.allowed_lateness, config.future_tolerance)
     merge = Merge(horizon, sources, msgspec.json.decode(broker.bounds, type=Bounds))
     merge.restore(broker.shards.items())
-    at = broker.position
+    at, frontier = broker.position, broker.frontier
 
     def crash() -> None:
         if may_crash and fate.happens(8):
@@ -176,6 +177,7 @@ def _merge(sources: int, config: IngestConfig, broker: Broker, fate: Crashes, *,
         for raw in broker.panes[at : at + most]:
             merge.apply(msgspec.json.decode(raw, type=PaneBatch))
         at = min(at + most, len(broker.panes))
+        broker.frontier = max(broker.frontier, at)
 
     def meanwhile() -> None:
         if fate.happens(3):
@@ -210,7 +212,8 @@ def _merge(sources: int, config: IngestConfig, broker: Broker, fate: Crashes, *,
             crash()
         if at >= len(broker.panes) or fate.happens(2):
             found()
-            gone, bounds = merge.evict(), encode(merge.bounds)
+            gone = merge.evict() if at >= frontier else []
+            bounds = encode(merge.bounds)
             broker.evicted += len(gone)
             meanwhile()
             save()

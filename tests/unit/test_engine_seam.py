@@ -48,6 +48,7 @@ def test_the_installed_faust_is_the_one_that_is_pinned() -> None:
             ["self", "consumer", "active_partitions", "timeout", "max_records"],
         ),
         (fetcher.PartitionRecords, "_consumer_record", ["self", "tp", "record"]),
+        (Collection, "persisted_offset", ["self", "tp"]),
         # Used.
         (fetcher.Fetcher, "_create_fetch_waiter", ["self"]),
         (fetcher.FetchResult, "has_more", ["self"]),
@@ -56,12 +57,16 @@ def test_the_installed_faust_is_the_one_that_is_pinned() -> None:
         (driver.Consumer, "seek_wait", ["self", "partitions"]),
         (driver.Consumer, "earliest_offsets", ["self", "partitions"]),
         (driver.Consumer, "assignment", ["self"]),
+        (driver.Consumer, "highwaters", ["self", "partitions"]),
+        (driver.Consumer, "highwater", ["self", "tp"]),
         (
             driver.Producer,
             "send",
             ["self", "topic", "key", "value", "partition", "timestamp", "headers", "transactional_id"],
         ),
         (App, "crash", ["self", "reason"]),
+        (App, "on_stop", ["self"]),
+        (App, "_create_directories", ["self"]),
     ],
 )
 def test_a_private_method_has_the_signature_we_count_on(owner: Any, name: str, expected: list[str]) -> None:
