@@ -194,7 +194,7 @@ class Worker(Struct, frozen=True, forbid_unknown_fields=True):
         Meta(
             ge=6, le=300, description="seconds of silence after which Kafka gives a worker's share to others"
         ),
-    ] = 15.0
+    ] = 10.0
 
 
 class StoreSettings(Struct, frozen=True, forbid_unknown_fields=True):

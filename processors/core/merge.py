@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from itertools import islice
 from zlib import crc32
 
 import msgspec
@@ -30,9 +29,7 @@ from tidegauge.schemas.pane import PaneBatch, PaneSnapshot
 from .aggregate import Aggregate
 from .shards import BASE, Key, PaneState, Part, Shard, ShardName, Source
 from .views import VIEWS, View
-
-Name = tuple[str, int, Key]
-"""A pane: its view, start and key."""
+from .waiting import Name, Waiting
 
 
 def route(view: str, key: Key, partitions: int) -> int:
@@ -88,7 +85,8 @@ class Merge:
         self._groups: dict[tuple[str, int], dict[int, Shard]] = {}
         self._awake: dict[ShardName, Shard] = {}
         self._unsaved: dict[ShardName, None] = {}
-        self._dirty: dict[Name, None] = {}
+        self.waiting = Waiting()
+        """The panes that changed and wait to be stored; those that wait for ``found`` not among them."""
         self._unfounded: dict[Name, None] = {}
         self.repeats = 0
         """Snapshots refused because their source had closed a pane that was then given up."""
@@ -107,7 +105,7 @@ class Merge:
     @property
     def backlog(self) -> int:
         """Panes that the store has not been given yet."""
-        return len(self._dirty) + len(self._unfounded)
+        return len(self.waiting) + len(self._unfounded)
 
     def apply(self, batch: PaneBatch) -> None:
         """Take in one source partition's snapshots."""
@@ -130,11 +128,11 @@ class Merge:
                 self._groups.setdefault((name.view, name.start), {})[name.number] = Shard(packed)
 
     def changed(self, limit: int) -> list[tuple[View, int, Key, Aggregate]]:
-        """Up to ``limit`` of the panes that changed and were not given out since, merged; longest waiting first."""
-        names = list(islice(self._dirty, limit))
-        for name in names:
-            del self._dirty[name]
-        return [(VIEWS[v], start, key, self._total(v, start, key)) for v, start, key in names]
+        """Up to ``limit`` of the panes that wait to be stored, merged."""
+        return [
+            (VIEWS[view], start, key, self._total(view, start, key))
+            for view, start, key in self.waiting.take(limit)
+        ]
 
     def unfounded(self) -> list[Name]:
         """Panes that began anew after they had been given up, and wait for ``found``."""
@@ -150,7 +148,7 @@ class Merge:
             part = Part(*BASE, 0, 0, list(base.counters), sketches)
             shard.wake()[name[2]].parts.append(part)
             shard.touch()
-        self._dirty[name] = None
+        self.waiting.add(name)
         self._unsaved[where] = None
 
     def unsaved(self) -> Iterator[tuple[str, bytes]]:
@@ -180,7 +178,7 @@ class Merge:
         heard = [bound.closed for bound in self._sources.values() if not bound.idle]
         self._evicted = max(self._evicted, min(heard, default=0.0))
         floor = min((bound.closed for bound in self._sources.values()), default=0.0)
-        busy = {ShardName.of(*name) for name in (*self._dirty, *self._unfounded)}
+        busy = {ShardName.of(*name) for name in (*self.waiting, *self._unfounded)}
         gone = []
         for (view, start), shards in list(self._groups.items()):
             end = start + VIEWS[view].width
@@ -236,7 +234,7 @@ class Merge:
         self._awake[where] = shard
         # Even a repeat is handed to the store again: it may be the repeat after a crash before the write.
         if name not in self._unfounded:
-            self._dirty[name] = None
+            self.waiting.add(name)
         if part is None:
             state.parts.append(
                 Part(batch.topic, batch.partition, batch.epoch, batch.last, pane.counters, pane.sketches)

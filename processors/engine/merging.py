@@ -15,9 +15,10 @@ import msgspec
 from tidegauge.errors import SinkUnavailableError
 from tidegauge.processors.core.aggregate import Aggregate
 from tidegauge.processors.core.kinds import KINDS
-from tidegauge.processors.core.merge import Bounds, Merge, Name
+from tidegauge.processors.core.merge import Bounds, Merge
 from tidegauge.processors.core.shards import Key
 from tidegauge.processors.core.views import VIEWS, View
+from tidegauge.processors.core.waiting import Name
 from tidegauge.schemas.codec import encode
 from tidegauge.schemas.deadletter import DeadLetter
 from tidegauge.schemas.pane import PaneBatch
@@ -185,19 +186,18 @@ class Merging:
             if await self._found(merge):
                 # What the store held must be kept apart from what is added to it before the sum replaces it.
                 await self._save_shards(partition, merge)
-            left = merge.backlog
-            batch: list[Point] = []
-            while left > 0 and (panes := merge.changed(min(left, _PANES_AT_A_TIME))):
-                left -= len(panes)
-                for pane in panes:
+        left = [(merge, merge.waiting.stamp) for merge in self._merges.values()]
+        batch: list[Point] = []
+        while left := [(merge, stamp) for merge, stamp in left if not merge.waiting.taken_up_to(stamp)]:
+            for merge, _ in left:  # in turn: the newest panes of all partitions come first
+                for pane in merge.changed(_PANES_AT_A_TIME):
                     batch += points(*pane)
-                if len(batch) >= _POINTS_PER_WRITE:
-                    await self._write(batch)
-                    batch = []
-                else:
-                    await asyncio.sleep(0)
-            if batch:
+                await asyncio.sleep(0)
+            if len(batch) >= _POINTS_PER_WRITE:
                 await self._write(batch)
+                batch = []
+        if batch:
+            await self._write(batch)
 
     async def _save(self, partition: int, merge: Merge, position: int) -> None:
         async with self._applying:

@@ -203,10 +203,9 @@ def _merge(sources: int, config: IngestConfig, broker: Broker, fate: Crashes, *,
         position = at
         if found():
             save()
-        left = merge.backlog
-        while left > 0 and (changed := merge.changed(min(left, 1 + fate.upto(20)))):
-            left -= len(changed)
-            for view, start, key, total in changed:
+        stamp = merge.waiting.stamp
+        while not merge.waiting.taken_up_to(stamp):
+            for view, start, key, total in merge.changed(1 + fate.upto(20)):
                 broker.store[view.name, start, key] = (total.counters, [s.snapshot() for s in total.sketches])
             meanwhile()
             crash()

@@ -157,7 +157,9 @@ class TestThroughput:
 def test_a_row_of_the_emitter_is_what_a_call_costs_with_kafka_dead() -> None:
     settings = emitter.settings_for(f"127.0.0.1:{emitter.dead_port()}", "bench.")
     row = emitter.measure(settings, "dead", "call", 20, 0, 0.0)
-    for thread in threading.enumerate():  # a client that still looks for its Kafka would disturb the next tests
+    for (
+        thread
+    ) in threading.enumerate():  # a client that still looks for its Kafka would disturb the next tests
         if thread is not threading.current_thread():
             thread.join(30)
     assert row.calls == 20
