@@ -207,19 +207,25 @@ def _lag(app: App) -> int:
     lag = 0
     for stage in app.ingesting:
         for partition, position in stage.positions().items():
-            lag += max(0, (app.consumer.highwater(TP(stage.topic, partition)) or 0) - position)
+            lag += max(0, (_end(app, TP(stage.topic, partition)) or 0) - position)
     return lag
 
 
 def _at_end(app: App, tp: TP) -> bool:
     """Whether all of a partition has been read, as far as its last fetch told."""
-    consumer = app.consumer
-    if tp not in consumer.assignment():
-        return False
-    highwater = consumer.highwater(tp)
+    end = _end(app, tp)
     stage = next(stage for stage in app.ingesting if stage.topic == tp.topic)
     position = stage.position(tp.partition)
-    return highwater is not None and position is not None and position >= highwater
+    return end is not None and position is not None and position >= end
+
+
+def _end(app: App, tp: TP) -> int | None:
+    """The offset after a partition's last record, as its last fetch told; ``None`` of one that is not ours."""
+    try:
+        end: int | None = app.consumer.highwater(tp)
+    except AssertionError:  # aiokafka's answer where the partition has just become somebody else's
+        return None
+    return end
 
 
 def _credentials(settings: Settings) -> Any:

@@ -17,9 +17,9 @@ _NARROW: Final = frozenset(view.name for view in VIEWS.values() if view.flush_ev
 class Waiting:
     """Names in a queue, each once.
 
-    One half of what is taken is the newest panes, the other half those that have waited longest. After a restart there
-    may be a hundred thousand panes to store again, and what happens now must not wait until they are; nor must they
-    wait for ever where something always happens.
+    One half of what is taken is the newest panes, the other half those that have waited longest. After a restart
+    there may be a hundred thousand panes to store again, and what happens now must not wait until they are; nor must
+    they wait for ever where something always happens.
     """
 
     def __init__(self) -> None:
