@@ -11,7 +11,7 @@ The methods overridden here are private to Faust 0.15.3; ``tests/unit/test_engin
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final, NamedTuple
 
 from aiokafka.consumer.fetcher import FetchResult
@@ -45,6 +45,38 @@ class Extent(NamedTuple):
 
     earliest: int
     end: int
+
+
+class Continuity:
+    """Notices records that were fetched from somewhere else than where the state ends.
+
+    A fetch that was under way when a partition was assigned began at the committed offset, and may come in after the
+    seek to the state's end. Taken in, it would hide all records in between for good. A log may have real gaps, too
+    (markers of transactions, what compaction removed): what comes twice in a row is one.
+    """
+
+    def __init__(self) -> None:
+        self._next: dict[TP, int] = {}
+        self._doubted: dict[TP, int] = {}
+
+    def begin(self, positions: Mapping[TP, int]) -> None:
+        """These partitions go on at these offsets."""
+        self._next.update(positions)
+        for tp in positions:
+            self._doubted.pop(tp, None)
+
+    def gap(self, tp: TP, first: int) -> int | None:
+        """Where to seek to before a run that begins with offset ``first`` can be believed; ``None``: it can."""
+        expected = self._next.get(tp)
+        if expected is None or first <= expected or self._doubted.get(tp) == first:
+            return None
+        self._doubted[tp] = first
+        return expected
+
+    def took(self, tp: TP, last: int) -> None:
+        """A run up to this offset has been handed over."""
+        self._next[tp] = max(last + 1, self._next.get(tp, 0))
+        self._doubted.pop(tp, None)
 
 
 class ConsumerThread(driver.AIOKafkaConsumerThread):
@@ -89,6 +121,10 @@ def _unwrapped(tp: TP, record: Any) -> Any:
 class Consumer(driver.Consumer):
     """Hands over chunks instead of records, and begins where the state ends."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._continuity = Continuity()
+
     def _new_consumer_thread(self) -> ConsumerThread:
         return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
@@ -105,14 +141,19 @@ class Consumer(driver.Consumer):
             wanted = active is None or tp in active or tp in self._buffered_partitions
             if not batch or not wanted:
                 continue
-            messages = (
-                [self._chunk_message(tp, batch)]
-                if tp.topic in chunk_topics
-                else [self._to_message(tp, record) for record in batch]
-            )
+            if tp.topic in chunk_topics:
+                missing_from = self._continuity.gap(tp, batch[0].offset)
+                if missing_from is not None:
+                    await self.seek_wait({tp: missing_from})
+                    continue
+                messages = [self._chunk_message(tp, batch)]
+            else:
+                messages = [self._to_message(tp, record) for record in batch]
             for message in messages:
                 if not self.flow_active or self.app.consumer_generation_id != generation:
                     return
+                if tp.topic in chunk_topics:
+                    self._continuity.took(tp, batch[-1].offset)
                 yield tp, message
 
     def _chunk_message(self, tp: TP, batch: list[Any]) -> ConsumerMessage:
@@ -137,6 +178,7 @@ class Consumer(driver.Consumer):
         """Seek to where the state ends; topics without state go to their committed offset."""
         await super().perform_seek()
         positions = await self.app.positions(self, self.assignment())
+        self._continuity.begin(positions)
         if positions:
             await self.seek_wait(positions)
             for tp, offset in positions.items():
