@@ -14,6 +14,8 @@ def attach(app: Any, name: str, topic: str, apply: Callable[[Chunk], Awaitable[N
     @app.agent(app.topic(topic, value_serializer="raw", key_serializer="raw"), name=name)
     async def agent(chunks: Any) -> None:
         async for chunk in chunks:
+            if not app.consumer.continuity.is_current(chunk):
+                continue
             try:
                 await apply(chunk)
             except Exception as error:  # an exception that left here would be acknowledged and forgotten

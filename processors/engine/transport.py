@@ -38,6 +38,8 @@ class Chunk(NamedTuple):
     topic: str
     partition: int
     records: list[Any]
+    seek: int
+    """Of ``Continuity.seek``, when it was handed over."""
 
 
 class Extent(NamedTuple):
@@ -50,17 +52,23 @@ class Extent(NamedTuple):
 class Continuity:
     """Notices records that were fetched from somewhere else than where the state ends.
 
-    A fetch that was under way when a partition was assigned began at the committed offset, and may come in after the
-    seek to the state's end. Taken in, it would hide all records in between for good. A log may have real gaps, too
-    (markers of transactions, what compaction removed): what comes twice in a row is one.
+    A fetch that was under way when a partition was assigned began at the committed offset. It may be handed over
+    before the seek to the state's end and wait for the agent until after it (``is_current`` tells), or come in after
+    it (``gap``). Taken in, it would hide all records in between for good. A log may have real gaps, too (markers of
+    transactions, what compaction removed): what comes twice in a row is one.
+
+    Attributes:
+        seek: how many seeks there were.
     """
 
     def __init__(self) -> None:
+        self.seek = 0
         self._next: dict[TP, int] = {}
         self._doubted: dict[TP, int] = {}
 
     def begin(self, positions: Mapping[TP, int]) -> None:
-        """These partitions go on at these offsets."""
+        """These partitions go on at these offsets, and whatever was handed over before comes again."""
+        self.seek += 1
         self._next.update(positions)
         for tp in positions:
             self._doubted.pop(tp, None)
@@ -72,6 +80,10 @@ class Continuity:
             return None
         self._doubted[tp] = first
         return expected
+
+    def is_current(self, chunk: Chunk) -> bool:
+        """Whether a chunk was handed over after the last seek; drop it otherwise."""
+        return chunk.seek == self.seek
 
     def took(self, tp: TP, last: int) -> None:
         """A run up to this offset has been handed over."""
@@ -123,7 +135,7 @@ class Consumer(driver.Consumer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._continuity = Continuity()
+        self.continuity = Continuity()
 
     def _new_consumer_thread(self) -> ConsumerThread:
         return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
@@ -142,7 +154,7 @@ class Consumer(driver.Consumer):
             if not batch or not wanted:
                 continue
             if tp.topic in chunk_topics:
-                missing_from = self._continuity.gap(tp, batch[0].offset)
+                missing_from = self.continuity.gap(tp, batch[0].offset)
                 if missing_from is not None:
                     await self.seek_wait({tp: missing_from})
                     continue
@@ -153,7 +165,7 @@ class Consumer(driver.Consumer):
                 if not self.flow_active or self.app.consumer_generation_id != generation:
                     return
                 if tp.topic in chunk_topics:
-                    self._continuity.took(tp, batch[-1].offset)
+                    self.continuity.took(tp, batch[-1].offset)
                 yield tp, message
 
     def _chunk_message(self, tp: TP, batch: list[Any]) -> ConsumerMessage:
@@ -166,7 +178,7 @@ class Consumer(driver.Consumer):
             last.timestamp_type,
             (),
             None,
-            Chunk(tp.topic, tp.partition, batch),
+            Chunk(tp.topic, tp.partition, batch, self.continuity.seek),
             None,
             0,
             0,
@@ -178,7 +190,7 @@ class Consumer(driver.Consumer):
         """Seek to where the state ends; topics without state go to their committed offset."""
         await super().perform_seek()
         positions = await self.app.positions(self, self.assignment())
-        self._continuity.begin(positions)
+        self.continuity.begin(positions)
         if positions:
             await self.seek_wait(positions)
             for tp, offset in positions.items():

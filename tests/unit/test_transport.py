@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from faust.types import TP
 
-from tidegauge.processors.engine.transport import Continuity
+from tidegauge.processors.engine.transport import Chunk, Continuity
 
 REQUESTS = TP("requests", 0)
 
@@ -16,6 +16,15 @@ def test_a_run_that_was_fetched_elsewhere_sends_the_reader_back_to_where_the_sta
     assert continuity.gap(REQUESTS, 100) is None
     continuity.took(REQUESTS, 513)
     assert continuity.gap(REQUESTS, 514) is None
+
+
+def test_a_chunk_that_waited_for_the_agent_over_a_seek_is_dropped() -> None:
+    continuity = Continuity()
+    waiting = Chunk("requests", 0, [], continuity.seek)
+    assert continuity.is_current(waiting)
+    continuity.begin({REQUESTS: 0})
+    assert not continuity.is_current(waiting)
+    assert continuity.is_current(Chunk("requests", 0, [], continuity.seek))
 
 
 def test_a_run_that_overlaps_what_was_taken_is_believed() -> None:
