@@ -41,7 +41,7 @@ from support import (
     show,
 )
 from traffic import PROBE_SERVICE, Traffic
-from workers import Reading, Usage, Worker, fresh, print_cores, run_workers, wait_for
+from workers import Reading, Usage, Worker, fresh, print_cores, run_workers, wait_for, wait_until_stored
 
 from tidegauge.settings import Kafka, Settings, Topics
 
@@ -150,9 +150,7 @@ def _at_load(
         wait_for([worker], f"{emitted} probes in the store", lambda: watch.look() >= emitted, 0.02)
         steady = traffic.stop_steady()
         whole = steady.events + emitted
-        wait_for([worker], f"{whole} events in the store", lambda: reading.applied() >= whole)
-        if (applied := reading.applied()) != whole:
-            raise SystemExit(f"{applied} events were applied instead of {whole}")
+        wait_until_stored([worker], reading, whole)
         reading.close()
     if (achieved := steady.events / steady.seconds) < 0.95 * rate:
         raise SystemExit(

@@ -42,7 +42,17 @@ from support import (
     show,
 )
 from traffic import Traffic
-from workers import Reading, Worker, WorkersRun, fresh, print_cores, resident_mb, run_workers, wait_for
+from workers import (
+    Reading,
+    Worker,
+    WorkersRun,
+    fresh,
+    print_cores,
+    resident_mb,
+    run_workers,
+    wait_for,
+    wait_until_stored,
+)
 
 from tidegauge.settings import Kafka, Settings, Topics
 
@@ -169,7 +179,7 @@ def restarts(broker: Broker, prefix: str, events: int, minutes: int, rate: float
         reading = Reading(own)
         stack.callback(reading.close)
         worker = stack.enter_context(Worker(own, folder, "worker0"))
-        wait_for([worker], f"{events} events in the store", lambda: reading.applied() >= events)
+        wait_until_stored([worker], reading, events)
         traffic = stack.enter_context(Traffic("steady", own, folder, rate, series))
         wait_for([worker], "live points", lambda: reading.applied() >= events + 10 * rate)
         memory = resident_mb(worker.pid)
@@ -199,10 +209,7 @@ def restarts(broker: Broker, prefix: str, events: int, minutes: int, rate: float
             )
             print(f"{signal}: first new point after {first:.1f} s", file=sys.stderr)
         whole = events + traffic.stop_steady().events
-        wait_for([worker], f"{whole} events in the store", lambda: reading.applied() >= whole)
-        worker.stop()
-        if (applied := reading.applied()) != whole:
-            raise SystemExit(f"{applied} events were applied instead of {whole}")
+        wait_until_stored([worker], reading, whole)
     return {
         "series": series,
         "minutes_of_history": minutes,
