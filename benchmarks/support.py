@@ -79,8 +79,7 @@ def run_on_kafka(
     servers: str | None, measure: Callable[[Broker], dict[str, Any]], properties: str = ""
 ) -> dict[str, Any]:
     """Call ``measure`` with the Kafka named, or with one of our own; what fails becomes one line and exit code 1."""
-    # Unwind, so that nothing we started is left behind.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGTERM, _unwind)
     with ExitStack() as stack:
         broker = Broker(servers) if servers else stack.enter_context(local_kafka(properties))
         try:
@@ -91,6 +90,12 @@ def run_on_kafka(
             raise SystemExit(f"Kafka at {broker.servers}: {error}") from None
         except TidegaugeError as error:
             raise SystemExit(str(error)) from None
+
+
+def _unwind(*_: object) -> None:
+    """End in order, so that nothing we started is left behind; who sends the signal twice must not break that off."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(143)
 
 
 def machine() -> dict[str, Any]:

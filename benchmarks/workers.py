@@ -123,6 +123,8 @@ class Reading:
             if self._store is None:
                 self._store = open_store(self._settings, readonly=True)
             for point in self._store.read(measurement, start=start, where=where):
+                if field not in point.fields:
+                    continue  # InfluxDB shows a point while it is being written; the next look sees all of it
                 found[point.tags[by]] = found.get(point.tags[by], 0) + int(point.fields[field])
         except SinkUnavailableError:
             self.close()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import re
+import signal
 import sys
 import threading
 from pathlib import Path
@@ -208,6 +210,28 @@ class TestLatency:
 def run_of(seconds: float, *shares: int, kafka: bool = True, cpu: float = 0.02) -> workers.WorkersRun:
     cores = {"workers": 1.0, "benchmark": 0.1} | ({"kafka": 0.5, "others": 0.0} if kafka else {})
     return workers.WorkersRun(1_000, seconds, cpu, 2 * seconds, cores, shares)
+
+
+def test_an_end_in_order_is_not_broken_off_by_a_second_signal() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as end:
+            support._unwind(signal.SIGTERM, None)
+        assert end.value.code == 143
+        os.kill(os.getpid(), signal.SIGTERM)  # ends the tests unless it is ignored
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_a_point_that_is_still_being_written_is_left_to_the_next_look(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "store.db")
+    reading = workers.Reading(Settings(store=StoreSettings(f"sqlite:///{store.path}")))
+    store.write([Point("latency", {"service": "a"}, 0, {"errors": 1})])
+    assert reading.requests() == 0
+    store.write([Point("latency", {"service": "a"}, 0, {"requests": 3})])
+    assert reading.requests() == 3
+    reading.close()
+    store.close()
 
 
 class TestScaling:
