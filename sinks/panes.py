@@ -1,4 +1,4 @@
-"""Panes read back from the points that were written of them."""
+"""Panes as points, and read back from them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,15 @@ from tidegauge.schemas.pane import SketchSnapshot
 from .base import Point, Store
 
 _decode_sketch = msgspec.json.Decoder(SketchSnapshot).decode
+
+
+def points(view: View, start: int, key: tuple[str, ...], aggregate: Aggregate) -> list[Point]:
+    """The points of one pane, one for each measurement of its view."""
+    tags = dict(zip(view.dimensions, key, strict=True))
+    return [
+        Point(m.name, tags, start, view.fields(m, aggregate) | view.sketch_fields(m, aggregate))
+        for m in view.measurements
+    ]
 
 
 def read_panes(store: Store, view: View, start: int) -> dict[tuple[str, ...], Aggregate]:

@@ -359,6 +359,7 @@ class Ingest:
                 outcome = "duplicate"
             elif time < self._watermark - self._config.allowed_lateness:
                 outcome = "late"
+                self._late(event)
             else:
                 outcome = "applied"
                 self._watermark = max(self._watermark, time)
@@ -367,6 +368,9 @@ class Ingest:
             self._ids.add(identity)
             self._fold.count(stamp, outcome)
         return good
+
+    def _late(self, event: Any) -> None:
+        """Called with each event that is late; for those who count them all the same."""
 
     def _seal(self, offset: int) -> None:
         panes = self._fold.seal()

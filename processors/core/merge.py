@@ -14,17 +14,22 @@ So whatever comes for a pane that is gone is one of two things:
 
 For the latter the caller reads the store (``unfounded``, ``found``) and saves the pane before it writes it again, so
 that the store's share is counted once. See docs/adr/0003.
+
+``rebuild`` replaces what the sealed epochs of all sources hold of a pane, given up or not. It refuses panes of which
+it cannot be told apart any more what was recomputed and what has come since. See docs/adr/0005.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final
 from zlib import crc32
 
 import msgspec
 
 from tidegauge.schemas.pane import PaneBatch, PaneSnapshot
+from tidegauge.schemas.rebuilt import RebuiltBatch, RebuiltPane, RebuiltSource
 
 from .aggregate import Aggregate
 from .shards import BASE, Key, PaneState, Part, Shard, ShardName, Source
@@ -37,6 +42,10 @@ def route(view: str, key: Key, partitions: int) -> int:
     return crc32("\x1f".join((view, *key)).encode(errors="surrogatepass")) % partitions
 
 
+UNKNOWN: Final = 2**62
+"""Greater than any offset."""
+
+
 class Bound(msgspec.Struct, array_like=True):
     """What one source has said of itself.
 
@@ -46,6 +55,7 @@ class Bound(msgspec.Struct, array_like=True):
         closed: panes that end by then (Unix seconds) it will not change any more.
         idle: nothing new comes, so nobody needs to wait for it.
         epoch: its newest epoch heard of.
+        last: how far that epoch was when it was last heard of; of states older than this field, nobody knows.
     """
 
     topic: str
@@ -53,6 +63,7 @@ class Bound(msgspec.Struct, array_like=True):
     closed: float = 0.0
     idle: bool = False
     epoch: int = -1
+    last: int = UNKNOWN
 
 
 class Bounds(msgspec.Struct, frozen=True):
@@ -88,6 +99,7 @@ class Merge:
         self.waiting = Waiting()
         """The panes that changed and wait to be stored; those that wait for ``found`` not among them."""
         self._unfounded: dict[Name, None] = {}
+        self._replaced: dict[Name, None] = {}
         self.repeats = 0
         """Snapshots refused because their source had closed a pane that was then given up."""
         self.late_panes = 0
@@ -105,18 +117,22 @@ class Merge:
     @property
     def backlog(self) -> int:
         """Panes that the store has not been given yet."""
-        return len(self.waiting) + len(self._unfounded)
+        return len(self.waiting) + len(self._unfounded) + len(self._replaced)
 
     def apply(self, batch: PaneBatch) -> None:
         """Take in one source partition's snapshots."""
         source = (batch.topic, batch.partition)
         bound = self._sources.get(source)
         if bound is None:
-            bound = self._sources[source] = Bound(*source)
+            bound = self._sources[source] = Bound(*source, last=-1)
         for pane in batch.panes:
             self._apply(batch, pane, bound)
         # After its panes: the watermark closes only what comes after this message.
         bound.closed = max(bound.closed, batch.watermark - self._horizon)
+        if batch.epoch > bound.epoch or bound.last == UNKNOWN:
+            bound.last = batch.last
+        elif batch.epoch == bound.epoch:
+            bound.last = max(bound.last, batch.last)
         bound.epoch = max(bound.epoch, batch.epoch)
         bound.idle = batch.idle
 
@@ -140,6 +156,8 @@ class Merge:
 
     def found(self, name: Name, base: Aggregate | None) -> None:
         """Tell what the store holds of a pane that began anew; ``None``: nothing. Save it before it is written."""
+        if name not in self._unfounded:
+            return  # rebuilt as a whole while the store was asked
         del self._unfounded[name]
         where = ShardName.of(*name)
         shard = self._awake[where] = self._groups[where.view, where.start][where.number]
@@ -150,6 +168,27 @@ class Merge:
             shard.touch()
         self.waiting.add(name)
         self._unsaved[where] = None
+
+    def rebuild(self, batch: RebuiltBatch) -> list[int]:
+        """Replace panes by what was recomputed of them; returns the places of those refused, which stay as they are.
+
+        Refused is a pane where a source has gone on to a later epoch, or into an unknown one: what the source counted
+        since, and what was recomputed, would lie in one sum.
+        """
+        sources = {source.partition: source for source in batch.sources}
+        return [
+            place for place, pane in enumerate(batch.panes) if not self._rebuild(batch.topic, sources, pane)
+        ]
+
+    def release(self) -> bool:
+        """Let the panes be stored that replaced what only the store held; whether there were any.
+
+        Save them first: it must not be the store's new share that a later life takes for the old.
+        """
+        replaced, self._replaced = self._replaced, {}
+        for name in replaced:
+            self.waiting.add(name)
+        return bool(replaced)
 
     def unsaved(self) -> Iterator[tuple[str, bytes]]:
         """The shards that changed since the last call, each under a stable name; may be taken one by one.
@@ -178,7 +217,7 @@ class Merge:
         heard = [bound.closed for bound in self._sources.values() if not bound.idle]
         self._evicted = max(self._evicted, min(heard, default=0.0))
         floor = min((bound.closed for bound in self._sources.values()), default=0.0)
-        busy = {ShardName.of(*name) for name in (*self.waiting, *self._unfounded)}
+        busy = {ShardName.of(*name) for name in (*self.waiting, *self._unfounded, *self._replaced)}
         gone = []
         for (view, start), shards in list(self._groups.items()):
             end = start + VIEWS[view].width
@@ -233,7 +272,7 @@ class Merge:
                 self._unfounded[name] = None
         self._awake[where] = shard
         # Even a repeat is handed to the store again: it may be the repeat after a crash before the write.
-        if name not in self._unfounded:
+        if name not in self._unfounded and name not in self._replaced:
             self.waiting.add(name)
         if part is None:
             state.parts.append(
@@ -248,6 +287,48 @@ class Merge:
             return
         shard.touch()
         self._unsaved[where] = None
+
+    def _rebuild(self, topic: str, sources: Mapping[int, RebuiltSource], pane: RebuiltPane) -> bool:
+        view = VIEWS.get(pane.view)
+        if view is None:
+            return False  # a newer version's
+        name = (pane.view, pane.start, pane.key)
+        where = ShardName.of(*name)
+        shard = self._groups.get((pane.view, pane.start), {}).get(where.number)
+        state = None if shard is None else shard.wake().get(pane.key)
+        parts = {} if state is None else {(part.topic, part.partition): part for part in state.parts}
+        end = pane.start + view.width
+        # Whether all that was ever shown of it is here in parts, and not only as a sum in the store.
+        whole = end > self._evicted if state is None else name not in self._unfounded and BASE not in parts
+        for number, source in sources.items():
+            part = parts.get((topic, number))
+            if part is not None and part.epoch > source.epoch:
+                return False
+            if part is None and not whole and source.closed < end and self._heard_after(topic, source):
+                return False
+        if any(number not in sources for _, number in parts.keys() - {BASE}):
+            return False
+        made = _replace(topic, sources, pane, parts, view)
+        if shard is None:
+            group = self._groups.setdefault((pane.view, pane.start), {})
+            shard = group[where.number] = Shard()
+        if state is None:
+            state = shard.wake()[pane.key] = PaneState(pane.key, [])
+        state.parts = made
+        shard.touch()
+        self._awake[where] = shard
+        self._unsaved[where] = None
+        self._unfounded.pop(name, None)
+        if whole and name not in self._replaced:
+            self.waiting.add(name)
+        else:
+            self._replaced[name] = None
+        return True
+
+    def _heard_after(self, topic: str, source: RebuiltSource) -> bool:
+        """Whether a source has said anything beyond what was recomputed of it."""
+        bound = self._sources.get((topic, source.partition))
+        return bound is not None and (bound.epoch, bound.last) > (source.epoch, source.last)
 
     def _total(self, view: str, start: int, key: Key) -> Aggregate:
         total = VIEWS[view].empty()
@@ -264,6 +345,40 @@ def _part_of(state: PaneState, batch: PaneBatch) -> Part | None:
         if part.partition == batch.partition and part.topic == batch.topic:
             return part
     return None
+
+
+def _replace(
+    topic: str,
+    sources: Mapping[int, RebuiltSource],
+    pane: RebuiltPane,
+    parts: Mapping[Source, Part],
+    view: View,
+) -> list[Part]:
+    """The parts of a rebuilt pane: what was recomputed, and of each source's epoch the newest snapshot."""
+    shares = {share.partition: share for share in pane.shares}
+    nothing = view.empty()
+    made = []
+    for number, source in sources.items():
+        part, share = parts.get((topic, number)), shares.get(number)
+        if part is None and share is None:
+            continue
+        # Made even of nothing: what an older epoch sent may still be on its way, and is in what was recomputed.
+        new = Part(
+            topic,
+            number,
+            source.epoch,
+            source.last,
+            list(nothing.counters),
+            [sketch.snapshot() for sketch in nothing.sketches],
+        )
+        if part is not None and (part.epoch, part.last) > (source.epoch, source.last):
+            new.last, new.counters, new.sketches = part.last, part.counters, part.sketches
+        elif share is not None and share.current_counters:
+            new.counters, new.sketches = share.current_counters, share.current_sketches
+        if share is not None and share.counters:
+            new.sealed_counters, new.sealed_sketches = share.counters, share.sketches
+        made.append(new)
+    return made
 
 
 def _seal(part: Part) -> None:

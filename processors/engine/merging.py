@@ -13,18 +13,17 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from tidegauge.errors import SinkUnavailableError
-from tidegauge.processors.core.aggregate import Aggregate
 from tidegauge.processors.core.kinds import KINDS
 from tidegauge.processors.core.merge import Bounds, Merge
-from tidegauge.processors.core.shards import Key
-from tidegauge.processors.core.views import VIEWS, View
+from tidegauge.processors.core.views import VIEWS
 from tidegauge.processors.core.waiting import Name
 from tidegauge.schemas.codec import encode
 from tidegauge.schemas.deadletter import DeadLetter
 from tidegauge.schemas.pane import PaneBatch
+from tidegauge.schemas.rebuilt import RebuiltAnswer, RebuiltBatch
 from tidegauge.settings import Settings
 from tidegauge.sinks.base import Point, Rejection, Store
-from tidegauge.sinks.panes import read_panes
+from tidegauge.sinks.panes import points, read_panes
 
 from .state import StateTable
 from .transport import Chunk, Extent
@@ -45,15 +44,6 @@ class Progress(msgspec.Struct, frozen=True):
 
     position: int
     bounds: Bounds
-
-
-def points(view: View, start: int, key: Key, aggregate: Aggregate) -> list[Point]:
-    """The points of one pane, one for each measurement of its view."""
-    tags = dict(zip(view.dimensions, key, strict=True))
-    return [
-        Point(m.name, tags, start, view.fields(m, aggregate) | view.sketch_fields(m, aggregate))
-        for m in view.measurements
-    ]
 
 
 class Merging:
@@ -79,7 +69,8 @@ class Merging:
         self._frontier: dict[int, int] = {}
         self._saved: dict[int, int] = {}
         self._told: dict[int, int] = {}
-        self._decode = msgspec.json.Decoder(PaneBatch).decode
+        self._decode = msgspec.json.Decoder(PaneBatch | RebuiltBatch | RebuiltAnswer).decode
+        self._answers: list[tuple[int, RebuiltAnswer]] = []
         self._thread = ThreadPoolExecutor(1, "tidegauge-store")
         self._exporting = asyncio.Lock()
         self._applying = asyncio.Lock()
@@ -134,7 +125,12 @@ class Merging:
             position = self._positions[chunk.partition]
             for record in chunk.records:
                 if record.offset >= position:
-                    merge.apply(self._decode(record.value))
+                    message = self._decode(record.value)
+                    if isinstance(message, PaneBatch):
+                        merge.apply(message)
+                    elif isinstance(message, RebuiltBatch):
+                        answer = RebuiltAnswer(message.rebuild, message.number, merge.rebuild(message))
+                        self._answers.append((chunk.partition, answer))
                     position = record.offset + 1
             self._positions[chunk.partition] = position
             self._moved.set()
@@ -182,6 +178,7 @@ class Merging:
         self._store.close()
 
     async def _export(self) -> None:
+        answers, self._answers = self._answers, []
         for partition, merge in list(self._merges.items()):
             if await self._found(merge):
                 # What the store held must be kept apart from what is added to it before the sum replaces it.
@@ -198,6 +195,8 @@ class Merging:
                 batch = []
         if batch:
             await self._write(batch)
+        for partition, answer in answers:  # what they answer is in the store now, or was refused
+            await (await self._producer().send(self.topic, None, encode(answer), partition, None, None))
 
     async def _save(self, partition: int, merge: Merge, position: int) -> None:
         async with self._applying:
@@ -228,7 +227,7 @@ class Merging:
         await asyncio.gather(*futures)
 
     async def _found(self, merge: Merge) -> bool:
-        """Read from the store what panes held that had been given up and go on now; whether there were any."""
+        """Read from the store what panes held that had been given up and go on now; whether any must be saved."""
         starts: dict[tuple[str, int], list[Name]] = {}
         for name in merge.unfounded():
             starts.setdefault(name[:2], []).append(name)
@@ -236,7 +235,7 @@ class Merging:
             held = await self._ask_store(partial(read_panes, self._store, VIEWS[view], start))
             for name in names:
                 merge.found(name, held.get(name[2]))
-        return bool(starts)
+        return merge.release() or bool(starts)
 
     def _tell(self, partition: int, merge: Merge) -> None:
         new = merge.late_panes - self._told.get(partition, 0)

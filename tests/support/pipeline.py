@@ -3,6 +3,7 @@
 log ──cut into chunks──▶ Ingest ──flush──▶ panes log ──cut into chunks──▶ Merge ──▶ what the store holds
                            ▲ crash: a new one reads again     ▲ sent twice    ▲ crash: a new one reads again
                            ╰ says that it is idle, true or not                ╰ panes given up, and taken back
+                           ╰ its log is recounted ──▶ a rebuilt batch among the panes, somewhere
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from tidegauge.processors.core.pricing import PriceTable
 from tidegauge.processors.core.views import VIEWS
 from tidegauge.schemas.codec import encode
 from tidegauge.schemas.pane import PaneBatch, SketchSnapshot
+from tidegauge.schemas.rebuilt import RebuiltBatch
 
 Stored = dict[tuple[str, int, tuple[str, ...]], tuple[list[int], list[SketchSnapshot]]]
 """Counters and sketches by view, start and key."""
@@ -92,6 +94,10 @@ class Broker:
     store: Stored = field(default_factory=dict)
     revived: int = 0
     evicted: int = 0
+    history: dict[Any, list[tuple[int, Checkpoint, list[Admitted]]]] = field(default_factory=dict)
+    """Of each source, the checkpoints in their order, each after how many messages, and what was admitted then."""
+    answers: list[tuple[int, list[int]]] = field(default_factory=list)
+    """Of rebuilt batches in the order in which they were read, crash or not: their number, and what was refused."""
 
 
 class CrashError(Exception):
@@ -141,6 +147,12 @@ def ingest_all(
                 ingest = restored()
                 continue
             broker.checkpoints[me] = encode(out.checkpoint)
+            known = [
+                msgspec.json.decode(value, type=Admitted)
+                for (of, *_), value in broker.admitted.items()
+                if of == me
+            ]
+            broker.history.setdefault(me, []).append((len(broker.panes), out.checkpoint, known))
             if not fate.happens(4):
                 for epoch, day in out.forgotten:
                     broker.admitted.pop((me, epoch, day), None)
@@ -175,7 +187,11 @@ def _merge(sources: int, config: IngestConfig, broker: Broker, fate: Crashes, *,
     def read(most: int) -> None:
         nonlocal at
         for raw in broker.panes[at : at + most]:
-            merge.apply(msgspec.json.decode(raw, type=PaneBatch))
+            message = msgspec.json.decode(raw, type=PaneBatch | RebuiltBatch)
+            if isinstance(message, PaneBatch):
+                merge.apply(message)
+            else:
+                broker.answers.append((message.number, merge.rebuild(message)))
         at = min(at + most, len(broker.panes))
         broker.frontier = max(broker.frontier, at)
 
@@ -189,7 +205,7 @@ def _merge(sources: int, config: IngestConfig, broker: Broker, fate: Crashes, *,
             held = broker.store.get(name)
             merge.found(name, Aggregate.restore(*held) if held else None)
         broker.revived += len(names)
-        return bool(names)
+        return merge.release() or bool(names)
 
     def save() -> None:
         for name, packed in merge.unsaved():
@@ -224,21 +240,51 @@ def _merge(sources: int, config: IngestConfig, broker: Broker, fate: Crashes, *,
             return
 
 
-def run(sources: list[Source], config: IngestConfig, prices: PriceTable, fate: Crashes) -> Broker:
-    """Both stages; the sources' deliveries are interleaved in any way, each in its own order."""
+Rebuild = Callable[[dict[Any, tuple[Checkpoint, list[Admitted]]], int], list[RebuiltBatch]]
+"""Makes rebuilt batches of checkpoints by source, under a number."""
+
+
+def run(
+    sources: list[Source],
+    config: IngestConfig,
+    prices: PriceTable,
+    fate: Crashes,
+    rebuild: Rebuild | None = None,
+) -> Broker:
+    """Both stages; the sources' deliveries are interleaved in any way, each in its own order.
+
+    With ``rebuild``, rebuilt batches come at any time, of any checkpoint of before; number 0 comes at the end.
+    """
     broker = Broker()
     queues = []
     for source in sources:
         ingest_all(source, config, prices, broker, fate)
         queues.append(broker.panes)
         broker.panes = []
+    whole = [len(queue) for queue in queues]
+    number = 0
+
+    def checkpoints(*, newest: bool) -> dict[Any, tuple[Checkpoint, list[Admitted]]]:
+        chosen = {}
+        for source, queue, sent in zip(sources, queues, whole, strict=True):
+            me = (source.kind.name, source.partition)
+            known = [entry[1:] for entry in broker.history.get(me, []) if entry[0] <= sent - len(queue)]
+            at = len(known) if newest else fate.upto(len(known))  # 0: it was read before there was one
+            chosen[me] = known[at - 1] if at else (Checkpoint(), [])
+        return chosen
+
     while any(queues):
         queue = next(q for q in queues if q) if not fate.happens(2) else [q for q in queues if q][-1]
         broker.panes.append(queue.pop(0))
+        if rebuild is not None and fate.happens(4):
+            number += 1
+            broker.panes += map(encode, rebuild(checkpoints(newest=False), number))
+    if rebuild is not None:
+        broker.panes += map(encode, rebuild(checkpoints(newest=True), 0))
     if broker.panes and fate.happens(2):
         # A producer that sends again what it believes lost, in order; and a frozen one that wakes up late.
         again = fate.upto(len(broker.panes))
-        broker.panes += broker.panes[:again]
+        broker.panes += [raw for raw in broker.panes[:again] if b'"rebuilt"' not in raw[:20]]
     merge_all(len(sources), config, broker, fate)
     return broker
 

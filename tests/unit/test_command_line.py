@@ -14,8 +14,8 @@ from tidegauge.commands import demo
 from tidegauge.errors import UnavailableError
 from tidegauge.local_stack import LocalStack
 from tidegauge.processors.core.views import COST_DAILY
-from tidegauge.processors.engine.merging import points
 from tidegauge.sinks.local import LocalStore
+from tidegauge.sinks.panes import points
 
 NOBODY = ["--bootstrap-servers", "127.0.0.1:1"]
 TRACE = "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:17:03.9799600,374,44\n"

@@ -9,8 +9,8 @@ from rich.console import Console
 
 from tidegauge.commands.demo_view import Dashboard
 from tidegauge.processors.core.views import COST_DAILY, GUARDRAILS, REQUESTS, USERS_DAILY
-from tidegauge.processors.engine.merging import points
 from tidegauge.sinks.local import LocalStore
+from tidegauge.sinks.panes import points
 
 MINUTE = 1_700_000_040  # 2023-11-14 22:14 UTC
 DAY = MINUTE - MINUTE % 86_400

@@ -13,8 +13,8 @@ from tidegauge.commands.replay import check_trace
 from tidegauge.processors.core.price_overrides import Overrides
 from tidegauge.processors.core.pricing import PriceTable
 from tidegauge.processors.core.views import REQUESTS
-from tidegauge.processors.engine.merging import points
 from tidegauge.sinks.local import LocalStore
+from tidegauge.sinks.panes import points
 
 GUIDES = Path(__file__).parents[2] / "docs" / "guides"
 DAY_OF_2026 = 1_772_000_000.0

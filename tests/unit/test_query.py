@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from tidegauge.errors import SinkUnavailableError, StateError, UsageError
 from tidegauge.processors.core.aggregate import Aggregate
 from tidegauge.processors.core.views import COST_DAILY, MEASUREMENTS, REQUESTS, USERS_DAILY
-from tidegauge.processors.engine.merging import points
 from tidegauge.sinks.base import Point, Rejection, Store
 from tidegauge.sinks.local import LocalStore
+from tidegauge.sinks.panes import points
 from tidegauge.sinks.query import columns, query, rows
 
 KEY = ("shop", "", "", "openai", "gpt-4o", "", "")

@@ -18,8 +18,8 @@ import pytest
 
 from tidegauge.cli import main
 from tidegauge.processors.core.views import GUARDRAILS, REQUESTS, View
-from tidegauge.processors.engine.merging import points
 from tidegauge.sinks.local import LocalStore
+from tidegauge.sinks.panes import points
 
 START = 1_700_000_040  # 2023-11-14T22:14:00Z
 Ask = Callable[..., str]
