@@ -55,6 +55,11 @@ COMMANDS: Final = {
     "simulate": Command(
         "simulate", "publish made-up traffic", "tidegauge simulate --rate 50 --seconds 60 --seed 1"
     ),
+    "rebuild": Command(
+        "rebuild",
+        "recount a stretch of time from Kafka, and overwrite what is stored of it",
+        "tidegauge rebuild --from 2026-01-31 --to 2026-02-01 --dry-run",
+    ),
     "deadletter": Command(
         "deadletter", "look at what could not be processed, and send it again", "tidegauge deadletter list"
     ),

@@ -347,8 +347,11 @@ class Ingest:
         else:
             events = self._sift(events, stamps)
         if events:
-            self._fold.add(events)
+            self._add(events)
         return len(events)
+
+    def _add(self, events: Sequence[Any]) -> None:
+        self._fold.add(events)
 
     def _sift(self, events: Sequence[Any], stamps: Sequence[int]) -> list[Any]:
         """The events that are no duplicates and not late; counts all of them."""

@@ -116,6 +116,8 @@ class Recount(Ingest):
         self._late_codec = Codec(kind.wire)
         self.counted = 0
         """Events of the stretch, the late ones not among them."""
+        self.late_count = 0
+        """Late events of the stretch."""
 
     def take(self, *, end: bool = False) -> list[PaneSnapshot]:
         """Take out what was counted and is not going to change; of one name it adds up.
@@ -159,6 +161,7 @@ class Recount(Ingest):
                 outcome = "late"  # that it was, when it came; the intake view tells of that
                 if self._stretch.holds(event.time):
                     self._memory.keep(encode(event))
+                    self.late_count += 1
             else:
                 outcome = "applied"
                 self._watermark = max(self._watermark, event.time)
@@ -209,6 +212,8 @@ class Current(Ingest):
         self._from = checkpoint.epoch
         self.late: list[Any] = []
         """Events of the stretch that came too late for the worker."""
+        self.counted = 0
+        """Events of the stretch, the late ones not among them."""
 
     def take(self) -> list[PaneSnapshot]:
         """All that the epoch holds.
@@ -225,6 +230,10 @@ class Current(Ingest):
     def closed(self) -> float:
         """Panes that end by then it will not change, whatever comes; Unix seconds."""
         return self._watermark - max(self._config.allowed_lateness, self._config.future_tolerance)
+
+    def _add(self, events: Sequence[Any]) -> None:
+        self.counted += sum([self._stretch.holds(event.time) for event in events])
+        super()._add(events)
 
     def _late(self, event: Any) -> None:
         if self._stretch.holds(event.time):

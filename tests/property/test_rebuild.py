@@ -168,7 +168,8 @@ def test_late_events_are_folded_in_at_the_new_price_once_a_rebuild_has_come_afte
 ) -> None:
     live = run(sources, CONFIG, CHEAP, Quiet()).store
     right = run(sources, ALL_IN_TIME, DEAR, Quiet()).store
-    rebuilt = run(sources, CONFIG, CHEAP, Restless(data.draw), rebuilder(sources, CONFIG, DEAR, stretch))
+    rebuild = rebuilder(sources, CONFIG, DEAR, stretch)
+    rebuilt = run(sources, CONFIG, CHEAP, Restless(data.draw), rebuild, finally_too=True)
     note(f"panes given up: {rebuilt.evicted > 0}, late ones: {live.keys() != right.keys()}")
     assert [refused for number, refused in rebuilt.answers if number == 0 and refused] == []
 

@@ -250,10 +250,13 @@ def run(
     prices: PriceTable,
     fate: Crashes,
     rebuild: Rebuild | None = None,
+    *,
+    finally_too: bool = False,
 ) -> Broker:
     """Both stages; the sources' deliveries are interleaved in any way, each in its own order.
 
-    With ``rebuild``, rebuilt batches come at any time, of any checkpoint of before; number 0 comes at the end.
+    With ``rebuild``, rebuilt batches come at any time, of any checkpoint of before; with ``finally_too``, number 0
+    comes after all else.
     """
     broker = Broker()
     queues = []
@@ -279,7 +282,7 @@ def run(
         if rebuild is not None and fate.happens(4):
             number += 1
             broker.panes += map(encode, rebuild(checkpoints(newest=False), number))
-    if rebuild is not None:
+    if rebuild is not None and finally_too:
         broker.panes += map(encode, rebuild(checkpoints(newest=True), 0))
     if broker.panes and fate.happens(2):
         # A producer that sends again what it believes lost, in order; and a frozen one that wakes up late.
