@@ -25,6 +25,7 @@ from .deadletter import DeadLetter
 from .feedback import FeedbackEvent
 from .judgement import Judgement
 from .pane import PaneBatch
+from .rebuilt import RebuiltAnswer, RebuiltBatch
 from .request import RequestEvent
 
 JSON_SCHEMA: Final = "https://json-schema.org/draft/2020-12/schema"
@@ -55,6 +56,7 @@ class WireType:
 
 
 _BY_ID: Final = "CRC-32 of the id's UTF-8 bytes, modulo the number of partitions"
+_BY_SERIES: Final = "by series, so that all parts of a pane meet"
 
 WIRE_TYPES: Final = (
     WireType(
@@ -73,7 +75,25 @@ WIRE_TYPES: Final = (
         "Pane snapshots",
         ("receive", "send"),
         arrays=False,
-        partition="by series, so that all parts of a pane meet",
+        partition=_BY_SERIES,
+    ),
+    WireType(
+        "rebuilt",
+        RebuiltBatch,
+        "panes",
+        "Rebuilt panes",
+        ("receive", "send"),
+        arrays=False,
+        partition=_BY_SERIES,
+    ),
+    WireType(
+        "rebuilt-answer",
+        RebuiltAnswer,
+        "panes",
+        "Answer to rebuilt panes",
+        ("receive", "send"),
+        arrays=False,
+        partition=_BY_SERIES,
     ),
     WireType(
         "alert", Alert, "alerts", "Alert", ("send",), arrays=False, partition="one; the key is the alert's"
@@ -101,16 +121,19 @@ def json_schema(wire: WireType) -> dict[str, Any]:
 
 def asyncapi() -> dict[str, Any]:
     """The AsyncAPI 3 document: topics, what travels on them, and who sends it."""
-    channels = {wire.topic: _channel(wire) for wire in WIRE_TYPES}
+    topics: dict[str, list[WireType]] = {}
+    for wire in WIRE_TYPES:
+        topics.setdefault(wire.topic, []).append(wire)
+    channels = {topic: _channel(wires) for topic, wires in topics.items()}
     operations = {
-        f"{action}-{wire.topic}": {
+        f"{action}-{topic}": {
             "action": action,
-            "channel": {"$ref": f"#/channels/{wire.topic}"},
-            "summary": f"tidegauge {action}s {wire.title.lower()} messages.",
-            "messages": [{"$ref": f"#/channels/{wire.topic}/messages/{wire.name}"}],
+            "channel": {"$ref": f"#/channels/{topic}"},
+            "summary": f"tidegauge {action}s {', '.join(w.title for w in wires).lower()} messages.",
+            "messages": [{"$ref": f"#/channels/{topic}/messages/{wire.name}"} for wire in wires],
         }
-        for wire in WIRE_TYPES
-        for action in wire.actions
+        for topic, wires in topics.items()
+        for action in wires[0].actions
     }
     return {
         "asyncapi": "3.0.0",
@@ -136,13 +159,14 @@ def asyncapi() -> dict[str, Any]:
     }
 
 
-def _channel(wire: WireType) -> dict[str, Any]:
+def _channel(wires: Sequence[WireType]) -> dict[str, Any]:
+    wire = wires[0]
     return {
         "address": f"{{prefix}}{wire.topic}",
         "title": wire.topic,
         "description": f"Partition: {wire.partition}.",
         "parameters": {"prefix": {"$ref": "#/components/parameters/prefix"}},
-        "messages": {wire.name: {"$ref": f"#/components/messages/{wire.name}"}},
+        "messages": {w.name: {"$ref": f"#/components/messages/{w.name}"} for w in wires},
     }
 
 

@@ -243,7 +243,7 @@ class Merging:
             self._told[partition] = merge.late_panes
             self._table.log.warning(
                 "%d snapshots of panes that were given up came too late and are not counted: the first stage took"
-                " events beyond worker.allowed_lateness; was that changed? rebuild that stretch",
+                " events beyond worker.allowed_lateness; was that changed? tidegauge rebuild folds them in",
                 new,
             )
 

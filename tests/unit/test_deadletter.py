@@ -47,11 +47,17 @@ def test_a_whole_event_can_be_sent_again(topic: str) -> None:
     [
         (_letter(b"x" * (MAX_COPY_BYTES + 1)), "bytes were kept"),
         (_letter(b""), "no content"),
-        (DeadLetter("latency", -1, -1, "store_refused", "", "conflict", NOW, b"{}", 2), "rebuild"),
+        (DeadLetter("latency", -1, -1, "store_refused", "", "conflict", NOW, b"{}", 2), "tidegauge rebuild"),
+        (
+            DeadLetter(
+                "cost", -1, -1, "store_refused", "", "conflict", NOW, b'{"tags":{},"time":1700000040}', 29
+            ),
+            "tidegauge rebuild --from 1700000040 --to 1700000041",
+        ),
         (DeadLetter(TOPICS.panes, 0, 0, "invalid_json", "", "", NOW, b"{}", 2), "topic of events"),
         (DeadLetter("elsewhere", 0, 0, "invalid_json", "", "", NOW, b"{}", 2), "topic of events"),
     ],
-    ids=["truncated", "empty", "point", "own topic", "foreign topic"],
+    ids=["truncated", "empty", "broken point", "point", "own topic", "foreign topic"],
 )
 def test_what_cannot_be_sent_again_is_said(letter: DeadLetter, said: str) -> None:
     assert said in why_not_resend(letter, TOPICS)
