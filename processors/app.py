@@ -18,10 +18,12 @@ from tidegauge.sinks.base import Store
 from .agents import feedback, judgements, merge, requests
 from .core.kinds import KINDS
 from .core.pricing import PriceTable
+from .engine.health import Health
 from .engine.ingesting import Ingesting
 from .engine.merging import Merging
 from .engine.state import StateTable
 from .engine.transport import Extent
+from .engine.watch import attach as attach_watch
 
 CHECKPOINT_INTERVAL: Final = 5.0
 BEHIND: Final = 50_000
@@ -41,6 +43,9 @@ class App(faust.App):
     merging: Merging
     table: StateTable
     settings: Settings
+    health: Health
+    placed = False
+    """Whether this worker has its share of the partitions and has read their state."""
 
     async def positions(self, consumer: Any, assignment: set[TP]) -> dict[TP, int]:
         """Where to read each chunk partition from; takes over new ones and drops those of others."""
@@ -60,6 +65,7 @@ class App(faust.App):
         for tp in fresh:
             extent = Extent(earliest.get(tp) or 0, ends.get(tp) or 0)
             stages[tp.topic].restore(tp.partition, restored.get(tp.partition, {}), extent)
+        self.placed = True
         return {tp: stages[tp.topic].position(tp.partition) or 0 for tp in mine}
 
     async def flush(self, *, whole: bool = False) -> None:
@@ -146,7 +152,9 @@ def create_app(settings: Settings, store: Store, prices: PriceTable | None = Non
     app.merging = Merging(settings, store, app.table, lambda: app.producer)
     merge.attach(app, app.merging)
     app.chunk_topics = frozenset({app.merging.topic, *(stage.topic for stage in app.ingesting)})
+    app.health = Health(app, settings, app.ingesting, app.merging)
     _attach_timers(app, worker.flush_interval)
+    attach_watch(app, app.health)
     return app
 
 
@@ -175,8 +183,14 @@ def _attach_timers(app: App, interval: float) -> None:
             await app.sleep(_pause(app, interval / 4, started))
             await app.merging.moved(interval)
 
+    @app.on_partitions_assigned.connect(weak=False)
+    async def place(sender: Any, assigned: set[TP], **kwargs: Any) -> None:
+        # One worker more than there are partitions has nothing to do, and is ready to do it.
+        app.placed = app.placed or not any(tp.topic in app.chunk_topics for tp in assigned)
+
     @app.on_partitions_revoked.connect(weak=False)
     async def deliver(sender: Any, revoked: set[TP], **kwargs: Any) -> None:
+        app.placed = False
         if revoked:
             async with asyncio.timeout(app.settings.worker.session_timeout / 2):
                 await app.flush(whole=True)

@@ -7,6 +7,7 @@ TidegaugeError
 ├── UnavailableError        a server, file or optional package is missing: exit code 1
 │   ├── BrokerUnavailableError
 │   └── SinkUnavailableError    worth a retry: down, overloaded, or refusing our credentials
+├── StalledError            a worker does not get on, and nobody knows why; it had better start again
 └── StateError              stored state cannot be trusted; the worker must stop
 """
 
@@ -64,3 +65,7 @@ class SinkUnavailableError(UnavailableError):
 
 class StateError(TidegaugeError):
     """Checkpointed state is missing, from the future or contradictory."""
+
+
+class StalledError(TidegaugeError):
+    """A worker has something to read, does not get on, and no server is known to be away."""

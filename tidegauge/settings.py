@@ -195,6 +195,25 @@ class Worker(Struct, frozen=True, forbid_unknown_fields=True):
             ge=6, le=300, description="seconds of silence after which Kafka gives a worker's share to others"
         ),
     ] = 10.0
+    web_port: Annotated[
+        int,
+        Meta(ge=0, le=65_535, description="of /health, /ready and /metrics; each worker its own; 0 for none"),
+    ] = 0
+    web_host: Annotated[
+        str, Meta(min_length=1, description="address that they listen on, and the name they answer to")
+    ] = "127.0.0.1"
+    ready_lag: Annotated[
+        int, Meta(ge=0, description="records to be read, beyond which a worker is not ready")
+    ] = 1_000_000
+    stalled_after: Annotated[
+        float,
+        Meta(
+            ge=5,
+            le=86_400,
+            description="seconds that a partition with something to read may stand until its worker is unhealthy;"
+            " after twice as long it ends",
+        ),
+    ] = 120.0
 
 
 class StoreSettings(Struct, frozen=True, forbid_unknown_fields=True):

@@ -145,6 +145,8 @@ class Ingest:
         self._sealed: list[PaneBatch] = []
         self._letters: list[Letter] = []
         self._admitted: list[Admitted] = []
+        self.outcomes: Counter[str] = Counter()
+        """Events read in this life by what became of them; the intake view is what counts each of them once."""
 
     @property
     def watermark(self) -> float:
@@ -290,7 +292,7 @@ class Ingest:
                 found, ahead = self._without_future(record, found, {refusal.index for refusal in refused})
                 refused += ahead
             for refusal in refused:
-                self._fold.count(record.timestamp, f"refused_{refusal.error.reason}")
+                self._count(record.timestamp, f"refused_{refusal.error.reason}")
                 self._letters.append(Letter(record.offset, refusal))
             events += found
             stamps += [record.timestamp] * len(found)
@@ -343,15 +345,16 @@ class Ingest:
             self._ids |= ids
             self._watermark = watermark
             for minute, number in Counter([stamp // 60_000 for stamp in stamps]).items():
-                self._fold.count(minute * 60_000, "applied", number)
+                self._count(minute * 60_000, "applied", number)
         else:
             events = self._sift(events, stamps)
         if events:
             self._add(events)
         return len(events)
 
-    def _add(self, events: Sequence[Any]) -> None:
-        self._fold.add(events)
+    def _count(self, stamp: int, outcome: str, events: int = 1) -> None:
+        self.outcomes[outcome] += events
+        self._fold.count(stamp, outcome, events)
 
     def _sift(self, events: Sequence[Any], stamps: Sequence[int]) -> list[Any]:
         """The events that are no duplicates and not late; counts all of them."""
@@ -369,7 +372,7 @@ class Ingest:
                 good.append(event)
             # Remembered anew, as re-reading from here after a restart would.
             self._ids.add(identity)
-            self._fold.count(stamp, outcome)
+            self._count(stamp, outcome)
         return good
 
     def _late(self, event: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from time import monotonic, time
 from typing import Any
@@ -72,6 +73,7 @@ class Ingesting:
         """The last offset of each panes partition that this worker's snapshots got."""
         self.applied = 0
         """Events folded since this worker started."""
+        self._outcomes: Counter[str] = Counter()
 
     def restore(self, partition: int, values: dict[bytes, bytes], extent: Extent) -> int:
         """Take over a partition and return where to read it from.
@@ -109,9 +111,18 @@ class Ingesting:
         """Where to go on reading in each partition that is ours."""
         return {partition: ingest.position for partition, ingest in self._partitions.items()}
 
+    def outcomes(self) -> Counter[str]:
+        """Events read since this worker started, those read again included, by what became of them."""
+        return sum((ingest.outcomes for ingest in self._partitions.values()), self._outcomes)
+
+    def watermarks(self) -> dict[int, float]:
+        """The greatest event time (Unix seconds) of each partition that is ours and had an event."""
+        return {partition: i.watermark for partition, i in self._partitions.items() if i.watermark}
+
     def keep(self, partitions: set[int]) -> None:
         """Forget the partitions that others own now."""
         for partition in set(self._partitions) - partitions:
+            self._outcomes += self._partitions[partition].outcomes  # a count must never go back
             del self._partitions[partition], self._locks[partition], self._quiet_since[partition]
             self._idle.discard(partition)
             self._undelivered.discard(partition)

@@ -80,6 +80,11 @@ class Merging:
         self._cut_off = False
         self.stored = 0
         """Points acknowledged by the store since this worker started."""
+        self.acknowledged: float | None = None
+        """When (Unix seconds) the store last took a write."""
+        self.store_away = ""
+        """Why the store did not do what it was last asked; empty while it does."""
+        self._kept: dict[int, float] = {}
 
     def restore(self, partition: int, values: dict[bytes, bytes], extent: Extent) -> int:
         """Take over a partition and return where to read it from; see ``Ingesting.restore``."""
@@ -98,7 +103,28 @@ class Merging:
         self._merges[partition] = merge
         self._positions[partition] = max(extent.earliest, progress.position)
         self._frontier[partition] = extent.end
+        self._kept[partition] = monotonic()
         return self._positions[partition]
+
+    def positions(self) -> dict[int, int]:
+        """Where to go on reading in each partition that is ours."""
+        return dict(self._positions)
+
+    def checkpoint_age(self) -> float:
+        """Seconds since all that was taken in was last known to be stored, of the partition it is longest ago for."""
+        now = monotonic()
+        for partition, position in self._positions.items():
+            if self._saved.get(partition) == position:
+                self._kept[partition] = now
+        return max((now - kept for kept in self._kept.values()), default=0.0)
+
+    async def tell(self, batch: list[Point]) -> None:
+        """Write points about the pipeline itself, once: a moment later they would say nothing new."""
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._store.write, batch)
+            self.store_away = ""
+        except SinkUnavailableError as error:
+            self.store_away = str(error)
 
     def position(self, partition: int) -> int | None:
         """Where to go on reading, or ``None`` of a partition that is not ours."""
@@ -109,6 +135,7 @@ class Merging:
         for partition in set(self._merges) - partitions:
             del self._merges[partition], self._positions[partition], self._frontier[partition]
             self._saved.pop(partition, None)
+            self._kept.pop(partition, None)
             self._told.pop(partition, None)
 
     @property
@@ -216,6 +243,7 @@ class Merging:
             *await self._table.write(partition, [(_PANE + name.encode(), version, None) for name in gone])
         )
         self._saved[partition] = position
+        self._kept[partition] = monotonic()
 
     async def _save_shards(self, partition: int, merge: Merge) -> None:
         version = self._positions.get(partition, 0)
@@ -250,6 +278,7 @@ class Merging:
     async def _write(self, batch: list[Point]) -> None:
         refused = await self._ask_store(partial(self._store.write, batch))
         self.stored += len(batch) - len(refused)
+        self.acknowledged = time()
         for rejection in refused:
             future = await self._producer().send(
                 self._settings.topics.deadletter, None, encode(_letter(rejection)), None, None, None
@@ -261,8 +290,11 @@ class Merging:
         wait = 0.5
         while True:
             try:
-                return await asyncio.get_running_loop().run_in_executor(self._thread, call)
+                answer = await asyncio.get_running_loop().run_in_executor(self._thread, call)
+                self.store_away = ""
+                return answer
             except SinkUnavailableError as error:
+                self.store_away = str(error)
                 self._table.log.warning("store: %s; trying again in %.1f s", error, wait)
                 await asyncio.sleep(min(error.retry_after or wait, _MAX_RETRY_WAIT))
                 wait = min(wait * 2, _MAX_RETRY_WAIT)

@@ -111,6 +111,10 @@ class Pipeline:
         """What the commands find in their environment, for code that runs in the test itself."""
         return load(environ=self._settings)
 
+    def settings_with_store(self) -> Settings:
+        """The same with the store, as seen from the test's working folder."""
+        return load(environ=self._settings, overrides=self._url())
+
     def create_topics(self) -> None:
         """Create the topics."""
         ensure_topics(self.settings)

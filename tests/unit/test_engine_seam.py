@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiokafka.consumer import fetcher
+from aiokafka.client import AIOKafkaClient
+from aiokafka.conn import AIOKafkaConnection
+from aiokafka.consumer import AIOKafkaConsumer, fetcher
 from faust.app import App
 from faust.tables import recovery
 from faust.tables.base import Collection
 from faust.transport.consumer import Consumer as BaseConsumer
+from faust.transport.consumer import ThreadDelegateConsumer
 from faust.transport.drivers import aiokafka as driver
 from faust.types import ConsumerMessage
 
@@ -95,6 +98,14 @@ def test_the_fetcher_makes_records_by_the_method_that_we_replace_on_its_objects(
 
 def test_the_fetcher_asks_with_the_wait_that_we_set_on_it() -> None:
     assert "self._fetch_max_wait_ms," in inspect.getsource(fetcher.Fetcher._get_actions_per_node)
+
+
+def test_a_connection_to_kafka_can_be_seen_from_the_consumer() -> None:
+    assert "self._consumer: " in inspect.getsource(driver.AIOKafkaConsumerThread)
+    assert "self._thread = " in inspect.getsource(ThreadDelegateConsumer)
+    assert "self._client = AIOKafkaClient(" in inspect.getsource(AIOKafkaConsumer)
+    assert "self._conns = {}" in inspect.getsource(AIOKafkaClient)
+    assert parameters(AIOKafkaConnection.connected) == ["self"]
 
 
 def test_getmany_is_an_asynchronous_generator_there_and_here() -> None:

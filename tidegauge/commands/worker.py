@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import gc
 import logging
+import socket
 import sys
 from pathlib import Path
 
@@ -33,6 +34,7 @@ def run(args: argparse.Namespace) -> int:
     settings = settings_from(args, **{"worker.group": args.group})
     table = prices(settings)
     _check(settings)
+    _check_port(settings)
     store = open_store(settings)
     store.check()
     # What is loaded by now stays; and decoding a fetched chunk makes more young objects than Python's own thresholds
@@ -63,6 +65,20 @@ def _check(settings: Settings) -> None:
         if problem.fatal:
             raise UnavailableError(str(problem))
         print(f"tidegauge worker: {problem}", file=sys.stderr)
+
+
+def _check_port(settings: Settings) -> None:
+    # Here, where it costs one line; once Faust runs, it is a page of traceback.
+    host, port = settings.worker.web_host, settings.worker.web_port
+    if port:
+        try:
+            family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
+            socket.create_server((host, port), family=family).close()
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise UnavailableError(
+                f"cannot listen on {host}:{port}: {reason} (settings worker.web_host, worker.web_port)"
+            ) from None
 
 
 def prices(settings: Settings) -> PriceTable:
