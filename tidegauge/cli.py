@@ -41,6 +41,9 @@ COMMANDS: Final = {
         "process events from Kafka into the store",
         "tidegauge worker --bootstrap-servers kafka:9092 --store influxdb",
     ),
+    "doctor": Command(
+        "doctor", "look for what is wrong, and say what to do about it", "tidegauge doctor --store influxdb"
+    ),
     "topics": Command("topics", "create and check the topics", "tidegauge topics create"),
     "query": Command(
         "query",

@@ -101,7 +101,7 @@ def test_the_fetcher_asks_with_the_wait_that_we_set_on_it() -> None:
 
 
 def test_a_connection_to_kafka_can_be_seen_from_the_consumer() -> None:
-    assert "self._consumer: " in inspect.getsource(driver.AIOKafkaConsumerThread)
+    assert "_consumer = self._create_" in inspect.getsource(driver.AIOKafkaConsumerThread)
     assert "self._thread = " in inspect.getsource(ThreadDelegateConsumer)
     assert "self._client = AIOKafkaClient(" in inspect.getsource(AIOKafkaConsumer)
     assert "self._conns = {}" in inspect.getsource(AIOKafkaClient)
