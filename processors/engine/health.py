@@ -60,7 +60,10 @@ class Health:
         for stage in stages:
             for partition, position in stage.positions().items():
                 tp = TP(stage.topic, partition)
-                end = self._app.consumer.highwater(tp) if tp in assigned else None
+                try:
+                    end = self._app.consumer.highwater(tp) if tp in assigned else None
+                except AssertionError:  # aiokafka's answer where it has just become somebody else's
+                    end = None
                 found[stage.topic, partition] = Standing(position, end)
         return found
 
