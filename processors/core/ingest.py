@@ -349,7 +349,7 @@ class Ingest:
         else:
             events = self._sift(events, stamps)
         if events:
-            self._add(events)
+            self._fold.add(events)
         return len(events)
 
     def _count(self, stamp: int, outcome: str, events: int = 1) -> None:
@@ -365,7 +365,6 @@ class Ingest:
                 outcome = "duplicate"
             elif time < self._watermark - self._config.allowed_lateness:
                 outcome = "late"
-                self._late(event)
             else:
                 outcome = "applied"
                 self._watermark = max(self._watermark, time)
@@ -374,9 +373,6 @@ class Ingest:
             self._ids.add(identity)
             self._count(stamp, outcome)
         return good
-
-    def _late(self, event: Any) -> None:
-        """Called with each event that is late; for those who count them all the same."""
 
     def _seal(self, offset: int) -> None:
         panes = self._fold.seal()

@@ -212,6 +212,7 @@ class Current(Ingest):
         self._from = checkpoint.epoch
         self.late: list[Any] = []
         """Events of the stretch that came too late for the worker."""
+        self._good: Sequence[Any] = ()
         self.counted = 0
         """Events of the stretch, the late ones not among them."""
 
@@ -231,13 +232,23 @@ class Current(Ingest):
         """Panes that end by then it will not change, whatever comes; Unix seconds."""
         return self._watermark - max(self._config.allowed_lateness, self._config.future_tolerance)
 
-    def _add(self, events: Sequence[Any]) -> None:
-        self.counted += sum([self._stretch.holds(event.time) for event in events])
-        super()._add(events)
+    def _fold_events(self, events: Sequence[Any], stamps: Sequence[int]) -> int:
+        self._good = events
+        folded = super()._fold_events(events, stamps)
+        self.counted += sum([self._stretch.holds(event.time) for event in self._good])
+        self._good = ()
+        return folded
 
-    def _late(self, event: Any) -> None:
-        if self._stretch.holds(event.time):
-            self.late.append(event)
+    def _sift(self, events: Sequence[Any], stamps: Sequence[int]) -> list[Any]:
+        new = [event for event in events if event.id not in self._ids and event.id not in self._old_ids]
+        self._good = good = super()._sift(events, stamps)
+        decided = {event.id for event in good}
+        for event in new:
+            if event.id not in decided:  # else a repeat among these
+                decided.add(event.id)
+                if self._stretch.holds(event.time):
+                    self.late.append(event)
+        return good
 
 
 class Row(NamedTuple):
