@@ -112,9 +112,9 @@ def utc(seconds: float) -> str:
 
 
 def stored(deployment: Deployment) -> list[Any]:
-    """All of a SQLite store, byte for byte."""
+    """All of a SQLite store, byte for byte, but for what workers tell of themselves."""
     with closing(sqlite3.connect(deployment.pipeline.directory / "store.db")) as db:
-        return db.execute("SELECT * FROM points ORDER BY 1, 2, 3").fetchall()
+        return db.execute("SELECT * FROM points WHERE measurement != 'pipeline' ORDER BY 1, 2, 3").fetchall()
 
 
 @contextmanager

@@ -75,7 +75,7 @@ def test_a_replayed_hour_is_exact_in_influxdb_and_replaying_it_again_changes_not
             answer = pipeline.query(view, "--every", f"{every}s")
             assert [{name: row[name] for name in expected[0]} for row in answer] == expected
         assert pipeline.intake() == {"applied": len(trace)}
-        before = influxdb.export(influx_bucket, without="intake")
+        before = influxdb.export(influx_bucket)
 
         replay_trace(pipeline)
         twice = {"applied": len(trace), "duplicate": len(trace)}
@@ -83,7 +83,7 @@ def test_a_replayed_hour_is_exact_in_influxdb_and_replaying_it_again_changes_not
         worker.end()
     # Its points of views by minute alone have more fields than these.
     assert len(before) > len(recomputed(trace, 60)) * len(recomputed(trace, 60)[0])
-    assert influxdb.export(influx_bucket, without="intake") == before
+    assert influxdb.export(influx_bucket) == before
 
 
 class Traffic:
@@ -140,7 +140,7 @@ class Deployments:
         pipeline.create_topics()
         run(pipeline)
         assert pipeline.intake() == {"applied": EVENTS}
-        return self._influxdb.export(name, without="intake")
+        return self._influxdb.export(name)
 
     def wait(self, pipeline: Pipeline, worker: Worker) -> None:
         """Wait until the store has all of the traffic."""

@@ -248,14 +248,16 @@ class InfluxDB(Server):
         content = self._open(request)
         return dict(json.loads(content)) if content else {}
 
-    def export(self, bucket: str, without: str) -> list[str]:
-        """Every field of every point of a bucket as a line of JSON, sorted, but for one measurement's.
+    def export(self, bucket: str) -> list[str]:
+        """Every field of every point of a bucket as a line of JSON, sorted.
 
+        But for ``intake``, by Kafka's time another one for every replay, and ``pipeline``, of workers themselves.
         By Flux and its CSV, as InfluxDB spells each value: no code of tidegauge's takes part.
         """
         flux = (
             f'from(bucket: "{bucket}") |> range(start: 0, stop: 2100-01-01)'
-            f' |> filter(fn: (r) => r._measurement != "{without}") |> drop(columns: ["_start", "_stop"])'
+            ' |> filter(fn: (r) => r._measurement != "intake" and r._measurement != "pipeline")'
+            ' |> drop(columns: ["_start", "_stop"])'
         )
         request = urllib.request.Request(  # noqa: S310 (the URL is ours)
             f"{self.url}/api/v2/query?org={self.org}",
