@@ -150,6 +150,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
+_AGAIN: Final = 0.05  # seconds until a signal is raised again that was lost
+
+
 class Interrupted(KeyboardInterrupt):
     """We are to end; ``signal`` is the signal's number."""
 
@@ -172,12 +175,23 @@ def _signals() -> Iterator[None]:
     def interrupt(number: int, frame: object) -> NoReturn:
         raise Interrupted(number)
 
+    def insist(lost: sys.UnraisableHookArgs) -> None:
+        # Where Python can raise nothing (in a finalizer, or after a fork) our signal would be gone.
+        if isinstance(lost.exc_value, Interrupted):
+            again = threading.Timer(_AGAIN, os.kill, (os.getpid(), lost.exc_value.signal))
+            again.daemon = True
+            again.start()
+        else:
+            told(lost)
+
+    told, sys.unraisablehook = sys.unraisablehook, insist
     before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        sys.unraisablehook = told
 
 
 def _say(name: str, error: object) -> None:

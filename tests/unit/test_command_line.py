@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
-from tidegauge.cli import COMMANDS, main
+from tidegauge.cli import COMMANDS, Interrupted, _signals, main
 from tidegauge.commands import demo
 from tidegauge.errors import UnavailableError
 from tidegauge.local_stack import LocalStack
@@ -262,3 +264,17 @@ def test_a_demo_sets_aside_the_store_that_holds_some_of_today_and_no_other(
     kept = LocalStore(aside, readonly=True)
     assert len(list(kept.read("cost_1d"))) == 1
     kept.close()
+
+
+class Finalised:
+    """Has a signal come where Python can raise nothing."""
+
+    def __del__(self) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_signal_that_comes_where_nothing_can_be_raised_is_not_lost() -> None:
+    with pytest.raises(Interrupted) as caught, _signals():
+        Finalised()
+        threading.Event().wait(20)
+    assert caught.value.signal == signal.SIGTERM
