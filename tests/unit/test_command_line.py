@@ -274,7 +274,11 @@ class Finalised:
 
 
 def test_a_signal_that_comes_where_nothing_can_be_raised_is_not_lost() -> None:
-    with pytest.raises(Interrupted) as caught, _signals():
-        Finalised()
-        threading.Event().wait(20)
+    def command() -> None:
+        with _signals():
+            Finalised()
+            threading.Event().wait(20)
+
+    with pytest.raises(Interrupted) as caught:
+        command()
     assert caught.value.signal == signal.SIGTERM
