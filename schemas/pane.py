@@ -8,9 +8,14 @@ are disjoint stretches of its log, so their contributions add.
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
 from .common import SchemaVersion
+
+LARGEST: Final = 2**63 - 1
+"""What is greater stands here: all that Kafka's JSON readers and InfluxDB's integers can hold."""
 
 
 class SketchSnapshot(msgspec.Struct, array_like=True, frozen=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from operator import add
 
-from tidegauge.schemas.pane import SketchSnapshot
+from tidegauge.schemas.pane import LARGEST, SketchSnapshot
 
 from .sketch import Sketch
 
@@ -31,5 +31,7 @@ class Aggregate:
     def merge(self, other: Aggregate) -> None:
         """Add all that ``other`` holds; both must be of the same view."""
         self.counters = list(map(add, self.counters, other.counters))
+        if max(self.counters, default=0) > LARGEST:
+            self.counters = [min(counter, LARGEST) for counter in self.counters]
         for mine, theirs in zip(self.sketches, other.sketches, strict=True):
             mine.merge(theirs)

@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from tidegauge.schemas.pane import PaneSnapshot, SketchSnapshot
+from tidegauge.schemas.pane import LARGEST, PaneSnapshot, SketchSnapshot
 
 from .sketch import BOUNDS, MAX_VALUE
 from .views import View
@@ -187,7 +187,7 @@ class PaneTable:
         sums = self._low[rows].tolist()
         high = self._high[rows]
         for i, column in np.argwhere(high).tolist():
-            sums[i][column] += int(high[i, column]) << _SPLIT
+            sums[i][column] = min(sums[i][column] + (int(high[i, column]) << _SPLIT), LARGEST)
         counters = len(self.view.counters)
         sketches: list[list[SketchSnapshot]] = [
             self._sketches(d, histogram, rows, [(s[counters + 2 * d], s[counters + 2 * d + 1]) for s in sums])

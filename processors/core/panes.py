@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Protocol, TypeVar
 
-from tidegauge.schemas.pane import PaneSnapshot
+from tidegauge.schemas.pane import LARGEST, PaneSnapshot
 
 from .aggregate import Aggregate
 from .views import INTAKE, View
@@ -97,5 +97,7 @@ class Panes:
         for start, key in changed:
             aggregate = self._panes[view.name][start, key]
             sketches = [sketch.snapshot() for sketch in aggregate.sketches]
-            snapshots.append(PaneSnapshot(view.name, key, start, list(aggregate.counters), sketches))
+            snapshots.append(
+                PaneSnapshot(view.name, key, start, [min(c, LARGEST) for c in aggregate.counters], sketches)
+            )
         return snapshots

@@ -14,7 +14,7 @@ from itertools import accumulate
 from math import ceil, floor
 from typing import Final
 
-from tidegauge.schemas.pane import SketchSnapshot
+from tidegauge.schemas.pane import LARGEST, SketchSnapshot
 
 GAMMA: Final = 1.02
 RELATIVE_ERROR: Final = (GAMMA - 1) / (GAMMA + 1)
@@ -66,7 +66,7 @@ class Sketch:
         elif value > self.maximum:
             self.maximum = value
         self.count += 1
-        self.total += value
+        self.total = min(self.total + value, LARGEST)
         buckets = self._thaw()
         if value > 0:
             bucket = bisect_left(BOUNDS, value)
@@ -84,7 +84,7 @@ class Sketch:
         self.minimum = min(self.minimum, other.minimum)
         self.maximum = max(self.maximum, other.maximum)
         self.count += other.count
-        self.total += other.total
+        self.total = min(self.total + other.total, LARGEST)
         self.zeros += other.zeros
         buckets = self._thaw()
         theirs = other.snapshot()

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidegauge.processors.core.pane_table import MAX_BLOCK, PaneTable, group
 from tidegauge.processors.core.sketch import MAX_VALUE, Sketch
 from tidegauge.processors.core.views import Distribution, View
-from tidegauge.schemas.pane import PaneSnapshot
+from tidegauge.schemas.pane import LARGEST, PaneSnapshot
 
 FINE = View("fine", ("who",), 60, ("a", "b"), (Distribution("x", "s", 1), Distribution("y", "s", 1)))
 COARSE = View("coarse", ("who",), 3600, ("a", "b"), (Distribution("x", "s", 1), Distribution("y", "s", 1)))
@@ -68,21 +69,27 @@ def test_rows_hold_what_a_clerk_would_count_and_so_do_the_coarser_ones(blocks: l
     assert shown(sums.take()) == {key: (counters, []) for key, (counters, _) in by_hand(blocks, half).items()}
 
 
-def test_the_largest_block_of_the_largest_numbers_is_summed_exactly() -> None:
-    largest = np.full((2, MAX_BLOCK), 2**62 - 1, dtype=np.int64)
-    groups = group(np.zeros(MAX_BLOCK, dtype=np.int64), 1, largest)
+@pytest.mark.parametrize(
+    ("number", "total"), [(2**39 + 1, 400 * MAX_BLOCK * (2**39 + 1)), (2**62 - 1, LARGEST)]
+)
+def test_the_largest_blocks_are_summed_exactly_or_stand_at_the_largest_number(
+    number: int, total: int
+) -> None:
+    numbers = np.full((2, MAX_BLOCK), number, dtype=np.int64)
+    groups = group(np.zeros(MAX_BLOCK, dtype=np.int64), 1, numbers)
     table = PaneTable(SUMS)
     for _ in range(400):  # 13 million events
         table.add(np.array([table.row(0, ("one",))]), groups)
     (pane,) = table.take()
-    assert pane.counters == [400 * MAX_BLOCK * (2**62 - 1)] * 2
+    assert pane.counters == [total] * 2
 
 
 def test_a_number_of_any_size_can_be_added_to_one_counter() -> None:
     table = PaneTable(SUMS)
-    table.add_exactly(table.row(0, ("one",)), 1, 10**24 + 7)
-    table.add_exactly(table.row(0, ("one",)), 1, 1)
-    assert table.take()[0].counters == [0, 10**24 + 8]
+    table.add_exactly(table.row(0, ("one",)), 0, 2**62 - 7)
+    table.add_exactly(table.row(0, ("one",)), 0, 1)
+    table.add_exactly(table.row(0, ("one",)), 1, 10**24)
+    assert table.take()[0].counters == [2**62 - 6, LARGEST]
 
 
 def test_only_what_changed_is_shown_and_it_is_shown_whole() -> None:

@@ -10,8 +10,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tidegauge.processors.core.sketch import RELATIVE_ERROR, Sketch
-from tidegauge.schemas.pane import SketchSnapshot
+from tidegauge.processors.core.sketch import MAX_VALUE, RELATIVE_ERROR, Sketch
+from tidegauge.schemas.pane import LARGEST, SketchSnapshot
 
 # From single nanoseconds to a week of them, and the clusters and repeats of real latencies.
 VALUES = st.one_of(st.integers(0, 10**15), st.integers(0, 100), st.integers(10**9, 10**9 + 10**8))
@@ -93,3 +93,13 @@ def test_a_snapshot_survives_the_wire_and_can_be_added_to(first: list[int], seco
 
 def test_an_empty_sketch_has_no_quantiles() -> None:
     assert Sketch().quantiles((0.5, 0.99)) == [None, None]
+
+
+def test_a_total_beyond_64_bits_stands_at_the_largest_number_that_can_be_stored() -> None:
+    one, two = Sketch(), Sketch()
+    for _ in range(3):
+        one.add(MAX_VALUE)
+        two.add(MAX_VALUE)
+    one.merge(two)
+    assert one.total == LARGEST
+    assert one.quantile(0.5) == MAX_VALUE

@@ -10,14 +10,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
+from msgspec import json, structs
 
 from tidegauge.processors.core.cardinality import Admitted
 from tidegauge.processors.core.ingest import Checkpoint, Ingest, IngestConfig, Outbox
+from tidegauge.processors.core.merge import Merge
 from tidegauge.processors.core.pricing import Overrides, PriceTable
 from tidegauge.processors.core.request_columns import MAX_NAMES
 from tidegauge.processors.core.sketch import MAX_VALUE
 from tidegauge.processors.core.views import OTHER, VIEWS
 from tidegauge.schemas.codec import encode
+from tidegauge.schemas.pane import LARGEST, PaneBatch
 from tidegauge.schemas.request import GuardrailResult, RequestEvent
 
 START = 1_700_010_000
@@ -392,10 +395,10 @@ def test_what_retention_took_after_it_was_delivered_is_not_lost() -> None:
 # Numbers that are too large for 64 bits, or look like one another
 
 
-def test_costs_beyond_64_bits_are_exact_in_every_view() -> None:
+def test_costs_of_more_than_53_bits_are_exact_in_every_view() -> None:
     text = '[[price]]\nprovider = "own"\nmodel = "dear"\ninput = "1000000"\noutput = "0.000000001"\n'
     stage = Ingest("requests", 0, ONE_EPOCH, PriceTable(Overrides.parse(text, "test")))
-    tokens = 10**12
+    tokens = 10**9 + 1
     stage.apply(
         records(
             *(
@@ -414,8 +417,22 @@ def test_costs_beyond_64_bits_are_exact_in_every_view() -> None:
 
 def test_the_largest_cost_that_a_provider_may_report_is_exact() -> None:
     stage = ingest(ONE_EPOCH)
-    stage.apply(records(*(event(n, cost=10**18 - n) for n in range(20))))
-    assert only(stage.flush(0.0))["cost_nano_usd"] == 20 * 10**18 - 190
+    stage.apply(records(*(event(n, cost=10**18 - n) for n in range(9))))
+    assert only(stage.flush(0.0))["cost_nano_usd"] == 9 * 10**18 - 36
+
+
+def test_what_is_beyond_64_bits_stands_at_the_largest_number_that_can_be_stored() -> None:
+    stage, second = ingest(ONE_EPOCH), Merge(0.0)
+    stage.apply(records(*(event(n, cost=10**18) for n in range(20))))
+    for batch in stage.flush(0.0, whole=True).batches:
+        sent = json.decode(encode(batch), type=PaneBatch)
+        second.apply(sent)
+        second.apply(structs.replace(sent, partition=1))
+    found = {view.name: aggregate for view, _, _, aggregate in second.changed(100)}
+    for view in ("requests", "requests_1h", "cost_1d"):
+        counters = dict(zip(VIEWS[view].counters, found[view].counters, strict=True))
+        assert counters["cost_nano_usd"] == LARGEST
+    assert all(packed for _, packed in second.unsaved())
 
 
 def test_an_output_rate_that_no_float_can_hold_counts_as_the_largest() -> None:
