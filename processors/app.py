@@ -18,12 +18,14 @@ from tidegauge.sinks.base import Store
 from .agents import feedback, judgements, merge, requests
 from .core.kinds import KINDS
 from .core.pricing import PriceTable
+from .engine import watch
 from .engine.health import Health
 from .engine.ingesting import Ingesting
+from .engine.lease import Lease
 from .engine.merging import Merging
 from .engine.state import StateTable
+from .engine.storage import Storage
 from .engine.transport import Extent
-from .engine.watch import attach as attach_watch
 
 CHECKPOINT_INTERVAL: Final = 5.0
 BEHIND: Final = 50_000
@@ -32,6 +34,8 @@ BEHIND_PAUSE: Final = 3.0
 """Seconds between flushes or exports, for each second that one takes, while behind."""
 CHECKPOINT_PAUSE: Final = 15.0
 """Seconds between checkpoints, for each second that one takes."""
+STOP_WITHIN: Final = 25.0
+"""Seconds after which a worker that was told to end does so, come what may."""
 _MAX_MESSAGE: Final = 5 * 1024 * 1024
 
 
@@ -46,6 +50,7 @@ class App(faust.App):
     health: Health
     placed = False
     """Whether this worker has its share of the partitions and has read their state."""
+    lease: Lease
 
     async def positions(self, consumer: Any, assignment: set[TP]) -> dict[TP, int]:
         """Where to read each chunk partition from; takes over new ones and drops those of others."""
@@ -59,14 +64,24 @@ class App(faust.App):
             # The state of these was not read again, since they were partly ours before.
             raise StateError(f"partitions {sorted(torn)} of the topics were not assigned together")
         earliest = await consumer.earliest_offsets(*fresh) if fresh else {}
-        ends = await consumer.highwaters(*fresh) if fresh else {}
+        panes = {tp for tp in mine if tp.topic == self.merging.topic}
+        ends = await consumer.highwaters(*fresh, *panes) if mine else {}
         self.table.keep({tp.partition for tp in mine})
         restored = self.table.take()
         for tp in fresh:
             extent = Extent(earliest.get(tp) or 0, ends.get(tp) or 0)
             stages[tp.topic].restore(tp.partition, restored.get(tp.partition, {}), extent)
+        for tp in panes:  # those that stay, too: we may have been out of the group without knowing
+            self.merging.catch_up(tp.partition, ends.get(tp) or 0)
         self.placed = True
         return {tp: stages[tp.topic].position(tp.partition) or 0 for tp in mine}
+
+    def forget(self) -> None:
+        """Hold nothing any more, as after a crash: what comes next is read from the stored state."""
+        for stage in self.ingesting:
+            stage.keep(set())
+        self.merging.keep(set())
+        self.table.keep(set())
 
     async def flush(self, *, whole: bool = False) -> None:
         """Deliver what the first stage has; see ``Ingesting.flush_all``."""
@@ -74,6 +89,10 @@ class App(faust.App):
 
     async def on_stop(self) -> None:
         """Store everything before the consumer is stopped: what the first stage still had comes back by Kafka."""
+        # Without Kafka, Faust would wait for it for ever.
+        watch.insist(
+            STOP_WITHIN, "a server was away and kept it from ending in order; the next start makes it good"
+        )
         try:
             async with asyncio.timeout(self.settings.worker.session_timeout / 2):
                 await self.flush(whole=True)
@@ -122,6 +141,7 @@ def create_app(settings: Settings, store: Store, prices: PriceTable | None = Non
         web_enabled=False,
     )
     app.settings = settings
+    app.lease = Lease(worker.session_timeout)
     app.table = StateTable(
         app,
         name="state",
@@ -149,12 +169,13 @@ def create_app(settings: Settings, store: Store, prices: PriceTable | None = Non
     feedback.attach(app, stages["feedback"])
     judgements.attach(app, stages["judgements"])
     app.ingesting = list(stages.values())
-    app.merging = Merging(settings, store, app.table, lambda: app.producer)
+    storage = Storage(store, app.lease, app.log)
+    app.merging = Merging(settings, storage, app.lease, app.table, lambda: app.producer)
     merge.attach(app, app.merging)
     app.chunk_topics = frozenset({app.merging.topic, *(stage.topic for stage in app.ingesting)})
     app.health = Health(app, settings, app.ingesting, app.merging)
     _attach_timers(app, worker.flush_interval)
-    attach_watch(app, app.health)
+    watch.attach(app, app.health)
     return app
 
 
@@ -191,10 +212,17 @@ def _attach_timers(app: App, interval: float) -> None:
     @app.on_partitions_revoked.connect(weak=False)
     async def deliver(sender: Any, revoked: set[TP], **kwargs: Any) -> None:
         app.placed = False
-        if revoked:
+        if not revoked:
+            return
+        try:
             async with asyncio.timeout(app.settings.worker.session_timeout / 2):
                 await app.flush(whole=True)
                 await app.merging.checkpoint()
+        except TimeoutError:
+            app.log.warning(
+                "rebalancing: the state could not be stored in time; what came since is counted again"
+            )
+            app.forget()
 
     @app.on_before_shutdown.connect(weak=False)
     async def finish(sender: Any, **kwargs: Any) -> None:
@@ -204,7 +232,7 @@ def _attach_timers(app: App, interval: float) -> None:
                 await app.merging.checkpoint()
         except TimeoutError:
             app.log.warning("stopping: the state could not be stored in time; the next start makes it good")
-        app.merging.close()
+        app.merging.storage.close()
 
 
 def _pause(app: App, interval: float, started: float) -> float:

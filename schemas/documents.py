@@ -27,6 +27,7 @@ from .judgement import Judgement
 from .pane import PaneBatch
 from .rebuilt import RebuiltAnswer, RebuiltBatch
 from .request import RequestEvent
+from .rewrite import RewriteBatch
 
 JSON_SCHEMA: Final = "https://json-schema.org/draft/2020-12/schema"
 SCHEMA_FORMAT: Final = "application/schema+json;version=draft-2020-12"
@@ -91,6 +92,15 @@ WIRE_TYPES: Final = (
         RebuiltAnswer,
         "panes",
         "Answer to rebuilt panes",
+        ("receive", "send"),
+        arrays=False,
+        partition=_BY_SERIES,
+    ),
+    WireType(
+        "rewrite",
+        RewriteBatch,
+        "panes",
+        "Panes to be stored again",
         ("receive", "send"),
         arrays=False,
         partition=_BY_SERIES,

@@ -32,6 +32,7 @@ from tidegauge.schemas.pane import PaneBatch, PaneSnapshot
 from tidegauge.schemas.rebuilt import RebuiltBatch, RebuiltPane, RebuiltSource
 
 from .aggregate import Aggregate
+from .parts import part_of, replace, seal
 from .shards import BASE, Key, PaneState, Part, Shard, ShardName, Source
 from .views import VIEWS, View
 from .waiting import Name, Waiting
@@ -180,6 +181,20 @@ class Merge:
             place for place, pane in enumerate(batch.panes) if not self._rebuild(batch.topic, sources, pane)
         ]
 
+    def rewrite(self, names: Iterable[Name]) -> list[Name]:
+        """Let panes be stored again; returns those of known views that have been given up."""
+        gone = []
+        for name in names:
+            view, start, key = name
+            if view not in VIEWS or name in self._unfounded or name in self._replaced:
+                continue
+            shard = self._groups.get((view, start), {}).get(ShardName.of(*name).number)
+            if shard is not None and key in shard.read():
+                self.waiting.add(name)
+            else:
+                gone.append(name)
+        return gone
+
     def release(self) -> bool:
         """Let the panes be stored that replaced what only the store held; whether there were any.
 
@@ -257,7 +272,7 @@ class Merge:
         group = self._groups.get((pane.view, pane.start), {})
         shard = group.get(where.number)
         state = None if shard is None else shard.wake().get(pane.key)
-        part = None if state is None else _part_of(state, batch)
+        part = None if state is None else part_of(state, batch)
         if part is None and pane.start + view.width <= bound.closed:
             # Of this source, the store's share of the pane holds all there will ever be.
             self.repeats += 1
@@ -280,7 +295,7 @@ class Merge:
             )
         elif (batch.epoch, batch.last) > (part.epoch, part.last):
             if batch.epoch > part.epoch:
-                _seal(part)
+                seal(part)
             part.epoch, part.last = batch.epoch, batch.last
             part.counters, part.sketches = pane.counters, pane.sketches
         else:
@@ -308,7 +323,7 @@ class Merge:
                 return False
         if any(number not in sources for _, number in parts.keys() - {BASE}):
             return False
-        made = _replace(topic, sources, pane, parts, view)
+        made = replace(topic, sources, pane, parts, view)
         if shard is None:
             group = self._groups.setdefault((pane.view, pane.start), {})
             shard = group[where.number] = Shard()
@@ -338,54 +353,3 @@ class Merge:
             if part.sealed_counters:
                 total.merge(Aggregate.restore(part.sealed_counters, part.sealed_sketches))
         return total
-
-
-def _part_of(state: PaneState, batch: PaneBatch) -> Part | None:
-    for part in state.parts:
-        if part.partition == batch.partition and part.topic == batch.topic:
-            return part
-    return None
-
-
-def _replace(
-    topic: str,
-    sources: Mapping[int, RebuiltSource],
-    pane: RebuiltPane,
-    parts: Mapping[Source, Part],
-    view: View,
-) -> list[Part]:
-    """The parts of a rebuilt pane: what was recomputed, and of each source's epoch the newest snapshot."""
-    shares = {share.partition: share for share in pane.shares}
-    nothing = view.empty()
-    made = []
-    for number, source in sources.items():
-        part, share = parts.get((topic, number)), shares.get(number)
-        if part is None and share is None:
-            continue
-        # Made even of nothing: what an older epoch sent may still be on its way, and is in what was recomputed.
-        new = Part(
-            topic,
-            number,
-            source.epoch,
-            source.last,
-            list(nothing.counters),
-            [sketch.snapshot() for sketch in nothing.sketches],
-        )
-        if part is not None and (part.epoch, part.last) > (source.epoch, source.last):
-            new.last, new.counters, new.sketches = part.last, part.counters, part.sketches
-        elif share is not None and share.current_counters:
-            new.counters, new.sketches = share.current_counters, share.current_sketches
-        if share is not None and share.counters:
-            new.sealed_counters, new.sealed_sketches = share.counters, share.sketches
-        made.append(new)
-    return made
-
-
-def _seal(part: Part) -> None:
-    if part.sealed_counters:
-        total = Aggregate.restore(part.sealed_counters, part.sealed_sketches)
-        total.merge(Aggregate.restore(part.counters, part.sketches))
-        part.sealed_counters = total.counters
-        part.sealed_sketches = [sketch.snapshot() for sketch in total.sketches]
-    else:
-        part.sealed_counters, part.sealed_sketches = part.counters, part.sketches

@@ -73,7 +73,7 @@ class Health:
             return "the partitions are being shared out, or their state is being read"
         if not self._connected():
             return "Kafka: not connected"
-        return self._merging.store_away
+        return self._merging.storage.away
 
     def ill(self) -> str:
         """Why this worker had better start again, or nothing."""
@@ -120,7 +120,7 @@ class Health:
             "ready": int(not self.unready()),
             "checkpoint_age_seconds": self._merging.checkpoint_age(),
             "store_backlog_panes": self._merging.backlog,
-            "store_points": self._merging.stored,
+            "store_points": self._merging.storage.stored,
         }
         tags = {"worker": self._worker, "topic": "", "partition": ""}
         return [*points, Point(MEASUREMENT, tags, now, fields)]
@@ -156,11 +156,15 @@ class Health:
             ("ready", "1 while figures come as they should.", int(not self.unready())),
             ("checkpoint_age_seconds", "Since all that was taken in was stored.", merging.checkpoint_age()),
             ("store_backlog_panes", "Changed panes that the store has not got.", merging.backlog),
-            ("store_acknowledged_seconds", "When the store last took a write.", merging.acknowledged or 0),
+            (
+                "store_acknowledged_seconds",
+                "When the store last took a write.",
+                merging.storage.acknowledged or 0,
+            ),
         ):
             yield GaugeMetricFamily(f"tidegauge_{name}", text, value=value)
         yield CounterMetricFamily(
-            "tidegauge_store_points", "Points that the store took.", value=merging.stored
+            "tidegauge_store_points", "Points that the store took.", value=merging.storage.stored
         )
 
     def _connected(self) -> bool:

@@ -20,7 +20,7 @@ from tidegauge.schemas.pane import PaneBatch, PaneSnapshot
 from tidegauge.settings import Settings
 from tidegauge.sinks.deadletter import letter_of_event
 
-from .state import StateTable
+from .state import StateTable, restored
 from .transport import Chunk, Extent
 
 PANES_PER_MESSAGE = 1_000
@@ -84,9 +84,9 @@ class Ingesting:
             extent: what Kafka holds of it.
         """
         raw = values.get(self._checkpoint_key)
-        checkpoint = msgspec.json.decode(raw, type=Checkpoint) if raw else Checkpoint()
+        checkpoint = restored(raw, Checkpoint, partition, self._checkpoint_key) if raw else Checkpoint()
         admitted = [
-            msgspec.json.decode(value, type=Admitted)
+            restored(value, Admitted, partition, key)
             for key, value in values.items()
             if key.startswith(self._admitted_key)
         ]

@@ -11,11 +11,35 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Iterable
 from struct import Struct
-from typing import Any
+from typing import Any, Final, TypeVar
 
+import msgspec
 from faust.tables.table import Table
 
+from tidegauge.errors import StateError
+
+FORMAT: Final = 1
+"""Of all that is kept here. Fields may be added under the same number: who does not know them leaves them out."""
+
 _VERSION = Struct(">q")
+_FORMAT = b"format"
+
+T = TypeVar("T")
+
+
+def restored(raw: bytes, kind: type[T], partition: int, key: bytes) -> T:
+    """Decode a stored value.
+
+    Raises:
+        StateError: it is not what we write.
+    """
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except msgspec.DecodeError as error:
+        raise StateError(
+            f"the stored state of partition {partition} cannot be read: {key.decode(errors='replace')}: {error};"
+            " docs/runbook.md says what to do"
+        ) from None
 
 
 class StateTable(Table):
@@ -26,6 +50,7 @@ class StateTable(Table):
         self._restored: dict[int, dict[bytes, tuple[int, bytes]]] = defaultdict(dict)
         self._owned: frozenset[int] = frozenset()
         self._written: dict[int, int] = {}
+        self._marked: set[int] = set()
 
     def apply_changelog_batch(self, batch: Iterable[Any], to_key: Any = None, to_value: Any = None) -> None:
         """Take in changelog records during recovery."""
@@ -50,11 +75,22 @@ class StateTable(Table):
         self._written = {p: offset for p, offset in self._written.items() if p in partitions}
 
     def take(self) -> dict[int, dict[bytes, bytes]]:
-        """All that was restored, by partition; a second call returns nothing of it."""
-        restored, self._restored = self._restored, defaultdict(dict)
+        """All that was restored, by partition; a second call returns nothing of it.
+
+        Raises:
+            StateError: a newer version of tidegauge has written it, in a format that this one does not know.
+        """
+        taken, self._restored = self._restored, defaultdict(dict)
+        for partition, values in taken.items():
+            found, _ = values.pop(_FORMAT, (FORMAT, b""))
+            if found > FORMAT:
+                raise StateError(
+                    f"the stored state of partition {partition} is of format {found}, and this version of tidegauge"
+                    f" knows {FORMAT}: a newer worker has written it; upgrade this one"
+                )
         return {
             partition: {key: value for key, (_, value) in values.items()}
-            for partition, values in restored.items()
+            for partition, values in taken.items()
         }
 
     async def write(
@@ -63,6 +99,9 @@ class StateTable(Table):
         """Send (key, version, value) to the changelog; ``None`` deletes. Await every future returned."""
         topic = self.changelog_topic.get_topic_name()
         futures = []
+        if partition not in self._marked:
+            self._marked.add(partition)
+            entries = [(_FORMAT, FORMAT, b""), *entries]
         for key, version, value in entries:
             stored = None if value is None else _VERSION.pack(version) + value
             future = await self.app.producer.send(topic, key, stored, partition, None, None)

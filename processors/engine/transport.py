@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
+from time import monotonic
 from typing import Any, Final, NamedTuple
 
 from aiokafka.consumer.fetcher import FetchResult
@@ -92,7 +93,22 @@ class Continuity:
 
 
 class ConsumerThread(driver.AIOKafkaConsumerThread):
-    """Takes the records of chunk topics as aiokafka's parser gives them."""
+    """Takes the records of chunk topics as aiokafka's parser gives them, and renews the app's lease."""
+
+    async def on_start(self) -> None:
+        """Start the consumer."""
+        await super().on_start()
+        coordinator: Any = self._consumer._coordinator
+        ask = coordinator._do_heartbeat
+
+        async def heartbeat() -> bool:
+            asked = monotonic()
+            answered = bool(await ask())
+            if answered:
+                self.consumer.app.lease.renew(asked)
+            return answered
+
+        coordinator._do_heartbeat = heartbeat
 
     async def _fetch_records(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import threading
 from time import monotonic
 from typing import Any, Final
@@ -32,7 +33,7 @@ def attach(app: Any, health: Health) -> None:
                 app.log.warning("the watchdog could not look: %r", error)
                 continue
             if reason:
-                _insist(3 * worker.session_timeout)
+                insist(3 * worker.session_timeout, "what stalled kept it from ending in order")
                 await app.crash(
                     StalledError(f"{reason}; ending, for a new start to go on from the stored state")
                 )
@@ -46,7 +47,7 @@ def attach(app: Any, health: Health) -> None:
             due = monotonic() + _TELL_EVERY
             if app.placed:
                 try:
-                    await app.merging.tell(health.points())
+                    await app.merging.storage.tell(health.points())
                 except Exception as error:  # as above
                     app.log.warning("the pipeline's own figures could not be stored: %r", error)
 
@@ -62,8 +63,14 @@ def attach(app: Any, health: Health) -> None:
                 await web.stop()
 
 
-def _insist(seconds: float) -> None:
-    """End the process even if what stalled keeps it from ending in order."""
-    timer = threading.Timer(seconds, os._exit, (1,))
+def insist(seconds: float, why: str) -> None:
+    """End the process after so many seconds, even if something keeps it from ending in order."""
+
+    def leave() -> None:
+        sys.stderr.write(f"tidegauge worker: {why}\n")
+        sys.stderr.flush()
+        os._exit(1)
+
+    timer = threading.Timer(seconds, leave)
     timer.daemon = True
     timer.start()

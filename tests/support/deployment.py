@@ -33,9 +33,12 @@ QUICK = {
 class Worker:
     """A running ``tidegauge worker``."""
 
-    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], log: Path, seen: Callable[[], object] = lambda: None
+    ) -> None:
         self.process = process
         self.log = log
+        self._seen = seen
 
     def wait(self, what: str, reached: Callable[[], bool]) -> None:
         """Wait until something is so; fails with the end of the log when the worker ends or time is up."""
@@ -56,8 +59,8 @@ class Worker:
         assert self.process.wait(60) == 0, self.tail()
 
     def tail(self) -> str:
-        """The end of its log."""
-        return self.log.read_text(errors="replace")[-3_000:]
+        """The end of its log, and what the store was last seen to hold."""
+        return f"{self.log.read_text(errors='replace')[-3_000:]}\nstored: {self._seen()}"
 
 
 class Pipeline:
@@ -105,6 +108,7 @@ class Pipeline:
                 "TIDEGAUGE_INFLUXDB_TOKEN": influxdb.token.reveal(),
             }
         self._settings |= settings or {}
+        self._seen: dict[str, object] = {}
 
     @property
     def settings(self) -> Settings:
@@ -152,7 +156,7 @@ class Pipeline:
                 command, cwd=self.directory, env=self._environment(), stdout=output, stderr=output
             )
             try:
-                yield Worker(process, log)
+                yield Worker(process, log, lambda: self._seen)
             finally:
                 process.kill()
                 process.wait()
@@ -169,8 +173,9 @@ class Pipeline:
 
     def intake(self) -> dict[str, int]:
         """Events by outcome, as stored so far."""
-        found = self.rows("intake", by=["outcome"])
-        return {str(row["outcome"]): int(row["events"] or 0) for row in found}
+        found = {str(row["outcome"]): int(row["events"] or 0) for row in self.rows("intake", by=["outcome"])}
+        self._seen["intake"] = found
+        return found
 
     def holds(self, totals: Mapping[str, tuple[str, int]]) -> bool:
         """Whether the store has it all: for each view the sum of a counter.
@@ -178,10 +183,12 @@ class Pipeline:
         The intake alone does not say so: wide panes are sent every ten seconds, and panes of different series go
         different ways.
         """
-        return all(
-            sum(int(row[counter] or 0) for row in self.rows(view)) == total
-            for view, (counter, total) in totals.items()
-        )
+        for view, (counter, total) in totals.items():
+            found = sum(int(row[counter] or 0) for row in self.rows(view))
+            self._seen[view] = f"{found} of {total} {counter}"
+            if found != total:
+                return False
+        return True
 
     def _url(self) -> dict[str, str]:
         return {"store.url": self._store}
