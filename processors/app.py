@@ -93,6 +93,8 @@ class App(faust.App):
         watch.insist(
             STOP_WITHIN, "a server was away and kept it from ending in order; the next start makes it good"
         )
+        for stage in self.ingesting:
+            stage.ending = True
         try:
             async with asyncio.timeout(self.settings.worker.session_timeout / 2):
                 await self.flush(whole=True)

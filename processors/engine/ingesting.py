@@ -73,6 +73,8 @@ class Ingesting:
         """The last offset of each panes partition that this worker's snapshots got."""
         self.applied = 0
         """Events folded since this worker started."""
+        self.ending = False
+        """Whether what comes from now on is left to who starts next."""
         self._outcomes: Counter[str] = Counter()
 
     def restore(self, partition: int, values: dict[bytes, bytes], extent: Extent) -> int:
@@ -130,8 +132,8 @@ class Ingesting:
     async def apply(self, chunk: Chunk) -> None:
         """Fold one chunk; delivers an ended epoch before going on, which bounds memory."""
         ingest = self._partitions.get(chunk.partition)
-        if ingest is None:
-            return  # revoked while the chunk waited; its new owner reads it
+        if ingest is None or self.ending:
+            return  # revoked while the chunk waited, or about to be; its new owner reads it
         self._wake(chunk.partition)
         self.applied += ingest.apply(chunk.records)
         if ingest.sealed:

@@ -29,6 +29,10 @@ busy partitions wait to be taken, it asks for the silent ones alone, and until K
 """
 
 
+_DOUBTS: Final = 3
+"""How often a gap is asked about before it is believed. Two fetches may have been under way: one at either seek."""
+
+
 class Chunk(NamedTuple):
     """A contiguous run of records of one partition; never empty.
 
@@ -56,7 +60,7 @@ class Continuity:
     A fetch that was under way when a partition was assigned began at the committed offset. It may be handed over
     before the seek to the state's end and wait for the agent until after it (``is_current`` tells), or come in after
     it (``gap``). Taken in, it would hide all records in between for good. A log may have real gaps, too (markers of
-    transactions, what compaction removed): what comes twice in a row is one.
+    transactions, what retention removed): what comes again and again is one.
 
     Attributes:
         seek: how many seeks there were.
@@ -65,7 +69,7 @@ class Continuity:
     def __init__(self) -> None:
         self.seek = 0
         self._next: dict[TP, int] = {}
-        self._doubted: dict[TP, int] = {}
+        self._doubted: dict[TP, tuple[int, int]] = {}
 
     def begin(self, positions: Mapping[TP, int]) -> None:
         """These partitions go on at these offsets, and whatever was handed over before comes again."""
@@ -77,9 +81,12 @@ class Continuity:
     def gap(self, tp: TP, first: int) -> int | None:
         """Where to seek to before a run that begins with offset ``first`` can be believed; ``None``: it can."""
         expected = self._next.get(tp)
-        if expected is None or first <= expected or self._doubted.get(tp) == first:
+        if expected is None or first <= expected:
             return None
-        self._doubted[tp] = first
+        doubted, times = self._doubted.get(tp, (first, 0))
+        if doubted == first and times == _DOUBTS:
+            return None
+        self._doubted[tp] = (first, times + 1 if doubted == first else 1)
         return expected
 
     def is_current(self, chunk: Chunk) -> bool:

@@ -58,6 +58,10 @@ class Worker:
         self.process.send_signal(signal.SIGTERM)
         assert self.process.wait(60) == 0, self.tail()
 
+    def says(self, text: str) -> None:
+        """Wait until its log holds a text."""
+        self.wait(f"{text!r} in the log", lambda: text in self.log.read_text(errors="replace"))
+
     def tail(self) -> str:
         """The end of its log, and what the store was last seen to hold."""
         return f"{self.log.read_text(errors='replace')[-3_000:]}\nstored: {self._seen()}"
