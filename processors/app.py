@@ -71,6 +71,15 @@ class App(faust.App):
         for tp in fresh:
             extent = Extent(earliest.get(tp) or 0, ends.get(tp) or 0)
             stages[tp.topic].restore(tp.partition, restored.get(tp.partition, {}), extent)
+        if gone := sorted(
+            tp.partition for tp in panes & fresh if ends.get(tp) and tp.partition not in restored
+        ):
+            self.log.warning(
+                "no state is stored of partitions %s, though workers have been there: was the topic %s deleted?"
+                " all events that Kafka still has are counted again",
+                gone,
+                self.settings.topics.state,
+            )
         for tp in panes:  # those that stay, too: we may have been out of the group without knowing
             self.merging.catch_up(tp.partition, ends.get(tp) or 0)
         self.placed = True

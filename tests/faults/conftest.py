@@ -36,8 +36,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
     report = yield
-    marker = item.get_closest_marker("fault")
-    if marker is not None and call.when == "call":
+    for marker in item.iter_markers("fault") if call.when == "call" else ():
         number, done = marker.args
         note = item.stash.get(NOTE, Note())
         item.config.stash[TABLE].rows.append(Row(number, done, note, call.duration, report.passed))

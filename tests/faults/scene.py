@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -111,7 +112,10 @@ class Scene:
         """What the store holds now."""
         if self._influxdb is None:
             path = self.pipeline.directory / "store.db"
-            return stored_sqlite(path, self.topic) if path.exists() else Stored()
+            try:
+                return stored_sqlite(path, self.topic)
+            except sqlite3.OperationalError:  # the worker makes the file first and its table later
+                return Stored()
         server, bucket = self._influxdb
         return stored_influxdb(server.url, server.org, server.token, bucket, self.topic)
 
@@ -148,6 +152,8 @@ class Scene:
 
     def finish(self, worker: Worker) -> None:
         """Let one worker store everything and end in order; then the oracle must find nothing, and nor afterwards."""
+        with self.publisher() as publisher:
+            publisher.send(self.generator.take(1))  # so that it is this worker that says so
         verdict = self.settle(lambda: worker.process.poll() is None)
         assert verdict.ok, f"{verdict}\n{worker.tail()}"
         worker.end()

@@ -39,6 +39,8 @@ class Publisher:
         self._producer = KafkaProducer(
             bootstrap_servers=servers,
             acks="all",
+            # An idempotent producer of kafka-python 3.0 sends nothing more once a batch has expired in an outage.
+            enable_idempotence=False,
             linger_ms=5,
             request_timeout_ms=5_000,
             delivery_timeout_ms=20_000,

@@ -10,7 +10,7 @@ from .stored import Stored
 from .topic import Sums, Topic
 
 _READ = frozenset({"applied", "duplicate", "late"})
-"""All other outcomes are reasons of dead letters."""
+"""All other outcomes are those of dead letters."""
 
 
 @dataclass
