@@ -22,10 +22,14 @@ from typing import TYPE_CHECKING, Final
 
 from tidegauge.errors import StateError, UsageError
 from tidegauge.processors.core.aggregate import Aggregate
+from tidegauge.processors.core.figures import DIMENSIONS as PIPELINE_DIMENSIONS
+from tidegauge.processors.core.figures import MEASUREMENT as PIPELINE
+from tidegauge.processors.core.figures import figure
 from tidegauge.processors.core.views import MEASUREMENTS, FieldValue, Stored
 
 from .base import Point, Store
 from .panes import PaneReader
+from .pipeline import pipeline_columns, pipeline_rows
 from .windows import SlidingWindow
 
 if TYPE_CHECKING:
@@ -35,6 +39,8 @@ Row = dict[str, FieldValue | None]
 _Key = tuple[str, ...]
 _LOOKS: Final = 5
 _LOOK_AGAIN: Final = 0.05
+VIEWS: Final = (*MEASUREMENTS, PIPELINE)
+"""What can be asked for. Of them ``pipeline`` alone is not made of panes; see ``sinks/pipeline.py``."""
 
 
 def rows(
@@ -72,6 +78,8 @@ def rows(
     """
     by = list(dict.fromkeys(by))
     check(view, start=start, end=end, every=every, window=window, by=by, where=where)
+    if view == PIPELINE:
+        return pipeline_rows(store, start=start, end=end, every=every, by=by, where=where)
     stored = _stored(view)
     span = _Span(stored.view.width, start, end, every, (window or every or 0) - (every or 0))
     steps = _merge(store, stored, span, where, by)
@@ -99,16 +107,23 @@ def check(
     where: Mapping[str, str] | None = None,
 ) -> None:
     """Raise ``UsageError`` unless ``rows`` can answer, before there is a store to ask."""
-    known = _stored(view).view
-    if every is not None and (every <= 0 or every % known.width):
-        raise UsageError(f"--every must be a multiple of this view's panes of {known.width} s, not {every} s")
+    width = 1 if view == PIPELINE else _stored(view).view.width
+    if every is not None and (every <= 0 or every % width):
+        raise UsageError(f"--every must be a multiple of this view's panes of {width} s, not {every} s")
+    if window is not None and view == PIPELINE:
+        raise UsageError("--window: the pipeline's own figures have no rolling spans; ask with --every")
     if window is not None and (every is None or window <= 0 or window % every):
         raise UsageError("--window must be a multiple of --every, which it needs")
     if start is not None and end is not None and start >= end:
         raise UsageError("the range must start before it ends")
     for name in (*by, *(where or {})):
-        if name not in known.dimensions:
-            raise UsageError(f"no dimension '{name}' here; there are {', '.join(known.dimensions)}")
+        if name not in dimensions(view):
+            raise UsageError(f"no dimension '{name}' here; there are {', '.join(dimensions(view))}")
+
+
+def dimensions(view: str) -> Sequence[str]:
+    """What the rows of a view can be told apart by; raises ``UsageError``: no such view."""
+    return PIPELINE_DIMENSIONS if view == PIPELINE else _stored(view).view.dimensions
 
 
 def columns(view: str, by: Sequence[str] = ()) -> list[str]:
@@ -117,6 +132,8 @@ def columns(view: str, by: Sequence[str] = ()) -> list[str]:
     Raises:
         UsageError: no such view.
     """
+    if view == PIPELINE:
+        return pipeline_columns(by)
     stored = _stored(view)
     probe = stored.view.empty()
     for sketch in probe.sketches:
@@ -144,9 +161,8 @@ def frame(view: str, found: Sequence[Row], by: Sequence[str] = ()) -> pd.DataFra
     """Rows as a frame: ``time`` a UTC timestamp, counts int64, all other fields float64 with NaN for none."""
     import pandas as pd
 
-    measurement = _stored(view).measurement
     names = list(found[0]) if found else columns(view, by)
-    whole = {*measurement.counters, *(f"{d.name}_count" for d in measurement.distributions)}
+    whole = _whole_numbers(view, names)
     data: dict[str, pd.Series] = {}
     for name in names:
         values = [row[name] for row in found]
@@ -159,6 +175,13 @@ def frame(view: str, found: Sequence[Row], by: Sequence[str] = ()) -> pd.DataFra
         else:
             data[name] = pd.Series(values, dtype="float64")
     return pd.DataFrame(data, columns=names)
+
+
+def _whole_numbers(view: str, names: Sequence[str]) -> set[str]:
+    if view == PIPELINE:
+        return {name for name in names if (known := figure(name)) is not None and known.within == "counter"}
+    measurement = _stored(view).measurement
+    return {*measurement.counters, *(f"{d.name}_count" for d in measurement.distributions)}
 
 
 def _fits(values: Sequence[FieldValue | None]) -> bool:
@@ -262,5 +285,5 @@ def _roll(stored: Stored, span: _Span, steps: dict[int, Aggregate]) -> Iterator[
 def _stored(view: str) -> Stored:
     stored = MEASUREMENTS.get(view)
     if stored is None:
-        raise UsageError(f"no view '{view}'; there are {', '.join(sorted(MEASUREMENTS))}")
+        raise UsageError(f"no view '{view}'; there are {', '.join(sorted(VIEWS))}")
     return stored

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
+from .processors.core.figures import DIMENSIONS, EVENTS_METRIC, FIGURES, OUTCOME
 from .processors.core.views import MEASUREMENTS, Distribution, Stored
 from .settings import ENV_PREFIX, Secret, Settings
 
@@ -111,6 +112,18 @@ DISTRIBUTIONS: Final = {
     "output_tokens_per_second": "output tokens over the time from the first chunk to the end, or the whole time",
     "score": "the judge's score, 0 to 1, unweighted",
 }
+_PIPELINE: Final = """
+## `pipeline`
+
+What workers tell of themselves every ten seconds, by `worker` (setting `worker.name`), `topic` and `partition`; a tag
+that a figure does not have is empty. They are gauges and counters, not panes: a row shows the last, the greatest or
+the least of its step, and of a counter what it rose by. Of several workers, topics or partitions they are added up
+where that has a meaning. The same figures are at `/metrics`; [guides/health.md](../guides/health.md) says which to
+set alerts on.
+
+| field | unit | in a row | at `/metrics` | meaning |
+|---|---|---|---|---|"""
+
 DERIVED: Final = {
     "requests_per_second": ("1/s", "requests over the span, as far as it lies within the range"),
     "error_rate": ("0–1", "errors / requests"),
@@ -175,6 +188,8 @@ def measurements() -> str:
     for name, stored in MEASUREMENTS.items():
         dimensions = ", ".join(f"`{dimension}`" for dimension in stored.view.dimensions)
         lines.append(f"| [`{name}`](#{name}) | {_width(stored.view.width)} | {dimensions} |")
+    dimensions = ", ".join(f"`{dimension}`" for dimension in DIMENSIONS)
+    lines.append(f"| [`pipeline`](#pipeline) | none | {dimensions} |")
     told: dict[tuple[Any, ...], str] = {}
     for name, stored in MEASUREMENTS.items():
         measurement = stored.measurement
@@ -184,6 +199,15 @@ def measurements() -> str:
             lines.append(f"The fields of [`{same}`](#{same}), in panes of {_width(stored.view.width)}.")
             continue
         lines += ["| field | unit | meaning |", "|---|---|---|", *_fields(stored)]
+    outcomes = ", ".join(f"`{OUTCOME}{name}`" for name in ("applied", "duplicate", "late", "refused_…"))
+    meaning = "of the events read, what became of them; `intake` has the exact count"
+    lines += [_PIPELINE, _row(outcomes, "", "rise, sum", f"`{EVENTS_METRIC}`", meaning)]
+    for figure in FIGURES.values():
+        within = "rise" if figure.within == "counter" else figure.within
+        metric = f"`{figure.metric}`" if figure.metric else ""
+        lines.append(
+            _row(f"`{figure.name}`", figure.unit, f"{within}, {figure.across}", metric, figure.meaning)
+        )
     return "\n".join(lines) + "\n"
 
 

@@ -140,6 +140,14 @@ class Worker(Struct, frozen=True, forbid_unknown_fields=True):
             description="consumer group; the workers of one share the work",
         ),
     ] = "tidegauge"
+    name: Annotated[
+        str,
+        Meta(
+            pattern=r"^[a-zA-Z0-9._-]{0,80}$",
+            description="what this worker is called in its own figures, each its own; the host's name where empty,"
+            " and a number behind it where another worker of the host has it",
+        ),
+    ] = ""
     flush_interval: Annotated[
         float, Meta(ge=0.05, le=60, description="seconds between deliveries of changed panes")
     ] = 0.5

@@ -7,23 +7,20 @@ that it holds in memory. Texts here name topics, offsets and settings, and hold 
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator, Sequence
-from os import getpid
 from time import monotonic, time
 from typing import Any, Final
 
 from faust.types import TP
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from tidegauge.processors.core.figures import EVENTS_METRIC, FIGURES, MEASUREMENT, OUTCOME
 from tidegauge.processors.core.progress import Partition, Standing, Watchdog, total_lag
 from tidegauge.settings import Settings
 from tidegauge.sinks.base import Point
 
 from .ingesting import Ingesting
 from .merging import Merging
-
-MEASUREMENT: Final = "pipeline"
 
 
 class Health:
@@ -44,9 +41,6 @@ class Health:
         self._stages = list(ingesting)
         self._merging = merging
         self._watchdog = Watchdog()
-        # Workers of one machine must not write each other's points, nor a restart a series of its own.
-        port = self._bounds.web_port
-        self._worker = f"{socket.gethostname()}:{port or getpid()}"
 
     def look(self) -> None:
         """Let the watchdog see how far the partitions are."""
@@ -94,80 +88,87 @@ class Health:
             return f"{lag} records to be read, more than worker.ready_lag of {self._bounds.ready_lag}"
         return ""
 
-    def points(self) -> list[Point]:
-        """The figures of this moment as points of a series for each partition, and one for the worker."""
+    def points(self, worker: str) -> list[Point]:
+        """The figures of this moment as points: of each partition, of each topic, and of the worker.
+
+        Args:
+            worker: its name.
+        """
         now = int(time())
-        marks = {(s.topic, p): mark for s in self._stages for p, mark in s.watermarks().items()}
-        points = [
-            Point(
-                MEASUREMENT,
-                {"worker": self._worker, "topic": topic, "partition": str(partition)},
-                now,
-                {
-                    "position": standing.position,
-                    "lag_records": standing.lag,
-                    "still_seconds": self._watchdog.still((topic, partition)),
-                    **({"watermark_seconds": marks[topic, partition]} if (topic, partition) in marks else {}),
-                },
-            )
-            for (topic, partition), standing in self.standings().items()
-        ]
+
+        def point(fields: dict[str, int | float], topic: str = "", partition: str = "") -> Point:
+            return Point(MEASUREMENT, {"worker": worker, "topic": topic, "partition": partition}, now, fields)
+
+        points = []
+        for (topic, partition), values in self._of_partitions().items():
+            points.append(point(values, topic, str(partition)))
         for stage in self._stages:
-            if outcomes := stage.outcomes():
-                tags = {"worker": self._worker, "topic": stage.topic, "partition": ""}
-                points.append(Point(MEASUREMENT, tags, now, {f"events_{n}": v for n, v in outcomes.items()}))
-        fields = {
-            "ready": int(not self.unready()),
-            "checkpoint_age_seconds": self._merging.checkpoint_age(),
-            "store_backlog_panes": self._merging.backlog,
-            "store_points": self._merging.storage.stored,
-        }
-        tags = {"worker": self._worker, "topic": "", "partition": ""}
-        return [*points, Point(MEASUREMENT, tags, now, fields)]
+            outcomes = stage.outcomes()
+            fields: dict[str, int | float] = {f"{OUTCOME}{n}": v for n, v in outcomes.items()}
+            fields |= {"events_received": outcomes.total(), "checkpoint_age_seconds": stage.checkpoint_age()}
+            points.append(point(fields, stage.topic))
+        merging = self._merging
+        points.append(point({"checkpoint_age_seconds": merging.checkpoint_age()}, merging.topic))
+        return [*points, point(self._of_worker())]
 
     def collect(self) -> Iterator[Metric]:
         """The figures of this moment for Prometheus."""
-        labels = ("topic", "partition")
         events = CounterMetricFamily(
-            "tidegauge_events", "Events read by this process, by outcome.", labels=("topic", "outcome")
+            EVENTS_METRIC, "Events read by this process, by outcome.", labels=("topic", "outcome")
         )
-        marks = GaugeMetricFamily(
-            "tidegauge_watermark_seconds", "Greatest event time, in Unix seconds.", labels=labels
-        )
+        age = _family("checkpoint_age_seconds", "topic")
         for stage in self._stages:
             for outcome, number in sorted(stage.outcomes().items()):
                 events.add_metric((stage.topic, outcome), number)
-            for partition, mark in sorted(stage.watermarks().items()):
-                marks.add_metric((stage.topic, str(partition)), mark)
-        yield from (events, marks)
-        lag = GaugeMetricFamily("tidegauge_lag_records", "Records still to be read.", labels=labels)
-        position = GaugeMetricFamily("tidegauge_position_offset", "The next offset to read.", labels=labels)
-        still = GaugeMetricFamily(
-            "tidegauge_still_seconds", "How long a partition with something to read has stood.", labels=labels
-        )
-        for (topic, partition), standing in sorted(self.standings().items()):
-            lag.add_metric((topic, str(partition)), standing.lag)
-            position.add_metric((topic, str(partition)), standing.position)
-            still.add_metric((topic, str(partition)), self._watchdog.still((topic, partition)))
-        yield from (lag, position, still)
-        merging = self._merging
-        for name, text, value in (
-            ("live", "1 unless a restart is called for.", int(not self.ill())),
-            ("ready", "1 while figures come as they should.", int(not self.unready())),
-            ("checkpoint_age_seconds", "Since all that was taken in was stored.", merging.checkpoint_age()),
-            ("store_backlog_panes", "Changed panes that the store has not got.", merging.backlog),
-            (
-                "store_acknowledged_seconds",
-                "When the store last took a write.",
-                merging.storage.acknowledged or 0,
-            ),
-        ):
-            yield GaugeMetricFamily(f"tidegauge_{name}", text, value=value)
-        yield CounterMetricFamily(
-            "tidegauge_store_points", "Points that the store took.", value=merging.storage.stored
-        )
+            age.add_metric((stage.topic,), stage.checkpoint_age())
+        age.add_metric((self._merging.topic,), self._merging.checkpoint_age())
+        yield from (events, age)
+        families = {name: _family(name, "topic", "partition") for name in _OF_PARTITIONS}
+        for (topic, partition), values in sorted(self._of_partitions().items()):
+            for name, value in values.items():
+                families[name].add_metric((topic, str(partition)), value)
+        yield from families.values()
+        for name, value in self._of_worker().items():
+            family = _family(name)
+            family.add_metric((), value)
+            yield family
+
+    def _of_partitions(self) -> dict[Partition, dict[str, int | float]]:
+        marks = {(s.topic, p): mark for s in self._stages for p, mark in s.watermarks().items()}
+        found: dict[Partition, dict[str, int | float]] = {}
+        for name, standing in self.standings().items():
+            found[name] = {
+                "position": standing.position,
+                "lag_records": standing.lag,
+                "still_seconds": self._watchdog.still(name),
+            }
+            if name in marks:
+                found[name]["watermark_seconds"] = float(marks[name])
+        return found
+
+    def _of_worker(self) -> dict[str, int | float]:
+        storage = self._merging.storage
+        return {
+            "ready": int(not self.unready()),
+            "live": int(not self.ill()),
+            "store_backlog_panes": self._merging.backlog,
+            "store_points": storage.stored,
+            "store_acknowledged_seconds": float(storage.acknowledged or 0),
+            "own_points_refused": storage.own_refused,
+            "own_points_missed": storage.own_missed,
+        }
 
     def _connected(self) -> bool:
         consumer = self._app.consumer._thread._consumer
         connections = list(consumer._client._conns.values()) if consumer is not None else []
         return any(connection.connected() for connection in connections)
+
+
+_OF_PARTITIONS: Final = [figure.name for figure in FIGURES.values() if figure.of == "partition"]
+
+
+def _family(name: str, *labels: str) -> Any:
+    """An empty family of metrics for a figure."""
+    figure = FIGURES[name]
+    kind = CounterMetricFamily if figure.within == "counter" else GaugeMetricFamily
+    return kind(figure.metric, f"{figure.meaning[0].upper()}{figure.meaning[1:]}.", labels=labels)

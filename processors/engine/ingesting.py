@@ -69,6 +69,7 @@ class Ingesting:
         self._quiet_since: dict[int, float] = {}
         self._idle: set[int] = set()
         self._undelivered: set[int] = set()
+        self._stored_at: dict[int, float] = {}
         self.delivered: dict[int, int] = {}
         """The last offset of each panes partition that this worker's snapshots got."""
         self.applied = 0
@@ -101,6 +102,7 @@ class Ingesting:
             )
         self._partitions[partition] = ingest
         self._locks[partition] = asyncio.Lock()
+        self._stored_at[partition] = monotonic()
         self._wake(partition)
         return ingest.position
 
@@ -121,11 +123,21 @@ class Ingesting:
         """The greatest event time (Unix seconds) of each partition that is ours and had an event."""
         return {partition: i.watermark for partition, i in self._partitions.items() if i.watermark}
 
+    def checkpoint_age(self) -> float:
+        """Seconds since all that was taken in was last known to be stored, of the partition it is longest ago for."""
+        now = monotonic()
+        for partition, ingest in self._partitions.items():
+            # What a restart made us read again is stored already.
+            if partition not in self._undelivered and (ingest.catching_up or not ingest.pending):
+                self._stored_at[partition] = now
+        return max((now - stored for stored in self._stored_at.values()), default=0.0)
+
     def keep(self, partitions: set[int]) -> None:
         """Forget the partitions that others own now."""
         for partition in set(self._partitions) - partitions:
             self._outcomes += self._partitions[partition].outcomes  # a count must never go back
             del self._partitions[partition], self._locks[partition], self._quiet_since[partition]
+            del self._stored_at[partition]
             self._idle.discard(partition)
             self._undelivered.discard(partition)
 
@@ -155,6 +167,7 @@ class Ingesting:
             # Stays where a delivery fails or is cut off: what it took is gone from here, and a checkpoint stored
             # after it would say otherwise. Whoever starts next delivers it.
             self._undelivered.add(partition)
+            begun = monotonic()
             out = ingest.flush(monotonic(), whole=whole)
             sent: list[tuple[int, Awaitable[Any]]] = []
             for batch in out.batches:
@@ -175,6 +188,8 @@ class Ingesting:
             for step in (entries, [checkpoint], gone):
                 await asyncio.gather(*await self._table.write(partition, step))
             self._undelivered.discard(partition)
+            if self._partitions.get(partition) is ingest:
+                self._stored_at[partition] = begun
 
     async def say_idle(self, at_end: Callable[[str, int], bool]) -> None:
         """Let the second stage leave out the partitions that are silent, until they speak again.

@@ -54,6 +54,10 @@ class Storage:
         """When (Unix seconds) the store last took a write."""
         self.away = ""
         """Why the store did not do what it was last asked; empty while it does."""
+        self.own_refused = 0
+        """Points about the pipeline itself that the store refused since this worker started."""
+        self.own_missed = 0
+        """Points about the pipeline itself that were not stored since the store was away."""
 
     def patience(self) -> Patience:
         """For the attempts at one thing."""
@@ -101,9 +105,16 @@ class Storage:
     async def tell(self, points: Sequence[Point]) -> None:
         """Write points about the pipeline itself, once: a moment later they would say nothing new."""
         try:
-            await self.attempt(lambda: self.store.write(points))
+            refused = await self.attempt(lambda: self.store.write(points))
         except SinkUnavailableError:
-            self._log.debug("the pipeline's own figures were not stored: the store is away")
+            self.own_missed += len(points)
+            return
+        if refused and not self.own_refused:  # every ten seconds the same; the count tells how many more
+            self._log.warning(
+                "the store refuses the pipeline's own figures: %s; said once, and counted on",
+                refused[0].reason,
+            )
+        self.own_refused += len(refused)
 
     def close(self) -> None:
         """Wait for the call in flight and close the store."""

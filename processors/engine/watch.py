@@ -12,6 +12,7 @@ from typing import Any, Final
 from tidegauge.errors import StalledError
 
 from .health import Health
+from .name import own_name
 from .web import Web
 
 _ROUND: Final = 1.0
@@ -42,14 +43,15 @@ def attach(app: Any, health: Health) -> None:
     @app.task
     async def tell() -> None:
         due = monotonic()
-        while not app.should_stop:
-            await app.sleep(max(0.1, due - monotonic()))
-            due = monotonic() + _TELL_EVERY
-            if app.placed:
-                try:
-                    await app.merging.storage.tell(health.points())
-                except Exception as error:  # as above
-                    app.log.warning("the pipeline's own figures could not be stored: %r", error)
+        with own_name(worker.name) as name:
+            while not app.should_stop:
+                await app.sleep(max(0.1, due - monotonic()))
+                due = monotonic() + _TELL_EVERY
+                if app.placed:
+                    try:
+                        await app.merging.storage.tell(health.points(name))
+                    except Exception as error:  # as above
+                        app.log.warning("the pipeline's own figures could not be stored: %r", error)
 
     if worker.web_port:
         web = Web(health, worker.web_host, worker.web_port)

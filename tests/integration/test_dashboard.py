@@ -10,6 +10,7 @@ from influxdb_client import InfluxDBClient
 
 from tests.support.dashboard import fill_in, panel_queries, variable_queries
 from tests.support.servers import InfluxDB
+from tidegauge.processors.core import figures
 from tidegauge.processors.core.views import MEASUREMENTS
 from tidegauge.sinks.base import Point
 from tidegauge.sinks.influx import InfluxStore
@@ -37,6 +38,11 @@ def _points() -> list[Point]:
                 sketch.add(value * 1_000_000_000)
             fields = stored.view.fields(stored.measurement, aggregate)
             points += [Point(name, tags, DAY + pane * 60, fields) for pane in range(panes)]
+    for figure in figures.FIGURES.values():
+        tags = {name: "a" if name in ("worker", figure.of) else "" for name in figures.DIMENSIONS}
+        points += [
+            Point(figures.MEASUREMENT, tags, DAY + at * 10, {figure.name: 20 * at}) for at in range(12)
+        ]
     return points
 
 
@@ -91,4 +97,6 @@ def test_panels_show_the_stored_figures(client: InfluxDBClient, influx_bucket: s
         ("b", 2e-9),
         (None, 1e-9),
     }
+    assert _values(ask("Events read per second, by worker")) == [2.0]
+    assert _values(ask("Records to read, by partition")) == [100, 220]
     assert _values(ask("Intake: what became of the events")) == [1, 2, 4]

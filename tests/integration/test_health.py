@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import http.client
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 from tests.support.deployment import Pipeline
 from tests.support.servers import Kafka
-from tidegauge.sinks.open import open_store
+from tidegauge.processors.core.figures import FIGURES
 
 
 def _free_port() -> int:
@@ -67,15 +68,47 @@ def test_a_worker_tells_how_it_is_and_tells_it_to_nobody_else(
         assert taken.stderr.count("\n") == 1
         assert "worker.web_port" in taken.stderr
 
+        assert f'tidegauge_checkpoint_age_seconds{{topic="{topic_prefix}requests"}}' in metrics
+        assert f'tidegauge_checkpoint_age_seconds{{topic="{topic_prefix}panes"}}' in metrics
+
         def told() -> bool:
-            store = open_store(pipeline.settings_with_store(), readonly=True)
-            try:
-                return any("lag_records" in point.fields for point in store.read("pipeline"))
-            finally:
-                store.close()
+            (row,) = pipeline.rows("pipeline") or [{}]
+            return bool(row.get("events_applied"))
 
         worker.wait("the figures in the store", told)
+        (row,) = pipeline.query("pipeline")
+        assert set(row) >= set(FIGURES)
+        assert row["lag_records"] == 0
+        assert row["events_received"] >= row["events_applied"] > 0
+        (shown,) = pipeline.query("pipeline", "--by", "worker", "--where", "topic=")
+        assert shown["ready"] == 1
         worker.end()
+
+
+def test_two_workers_of_a_machine_keep_their_names_over_restarts_and_do_not_share_one(
+    tmp_path: Path, kafka: Kafka, topic_prefix: str
+) -> None:
+    settings = {"TIDEGAUGE_WORKER_NAME": f"name-{topic_prefix[-9:-1]}"}
+    pipeline = Pipeline(tmp_path, kafka.bootstrap_servers, topic_prefix, settings=settings)
+    pipeline.create_topics()
+    name = settings["TIDEGAUGE_WORKER_NAME"]
+
+    def tells(since: int, *names: str) -> Callable[[], bool]:
+        return lambda: (
+            {row["worker"] for row in pipeline.rows("pipeline", start=since, by=["worker"])} == {*names}
+        )
+
+    with pipeline.worker("first") as first:
+        first.wait("its figures", tells(0, name))
+        with pipeline.worker("second") as second:
+            second.wait("the figures of both", tells(0, name, f"{name}/2"))
+            first.kill()
+            since = int(time.time()) + 1
+            with pipeline.worker("third") as third:
+                third.wait("the figures of both again", tells(since, name, f"{name}/2"))
+                assert tells(0, name, f"{name}/2")()
+                third.end()
+            second.end()
 
 
 def test_a_worker_without_kafka_is_unready_but_healthy_and_is_ready_again_with_it(

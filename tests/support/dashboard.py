@@ -13,7 +13,11 @@ FILE = Path(__file__).parents[2] / "deploy" / "grafana" / "dashboards" / "tidega
 def panel_queries() -> list[tuple[str, str]]:
     """Title and Flux query of every panel."""
     dashboard: dict[str, Any] = json.loads(FILE.read_text())
-    return [(panel["title"], target["query"]) for panel in dashboard["panels"] for target in panel["targets"]]
+    return [
+        (panel["title"], target["query"])
+        for panel in dashboard["panels"]
+        for target in panel.get("targets", [])  # a row has none
+    ]
 
 
 def variable_queries() -> list[tuple[str, str]]:

@@ -30,7 +30,7 @@ def commands(guide: str) -> list[list[str]]:
     return [shlex.split(re.split(r" [|>] ", line)[0])[1:] for line in plain]
 
 
-@pytest.mark.parametrize("guide", ["replay.md", "querying.md", "operations.md"])
+@pytest.mark.parametrize("guide", ["replay.md", "querying.md", "operations.md", "health.md"])
 def test_the_commands_are_commands(guide: str) -> None:
     shown = commands(guide)
     assert len(shown) >= 3

@@ -11,10 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tidegauge.errors import UsageError
-from tidegauge.processors.core.views import MEASUREMENTS
 from tidegauge.schemas.common import MAX_TIME
 from tidegauge.sinks.open import open_store
-from tidegauge.sinks.query import check, rows
+from tidegauge.sinks.query import VIEWS, check, dimensions, rows
 
 from .options import add_store, parse_duration, parse_time, settings_from
 from .query_output import FORMATS
@@ -22,7 +21,7 @@ from .query_output import FORMATS
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
-    parser.add_argument("view", metavar="VIEW", help=", ".join(MEASUREMENTS))
+    parser.add_argument("view", metavar="VIEW", help=", ".join(VIEWS))
     parser.add_argument(
         "--from", dest="start", metavar="T", help="start: RFC 3339, a date (UTC), or Unix seconds"
     )
@@ -52,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     start, end = _range(args)
     every, window = _length(args.every, "--every"), _length(args.window, "--window")
     check(args.view, start=start, end=end, every=every, window=window, by=by)
-    where = _conditions(args.where, MEASUREMENTS[args.view].view.dimensions)
+    where = _conditions(args.where, dimensions(args.view))
     store = open_store(settings_from(args), readonly=True)
     try:
         found = rows(store, args.view, start=start, end=end, every=every, window=window, by=by, where=where)

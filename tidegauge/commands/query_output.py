@@ -27,6 +27,15 @@ _SHOWN: Final = {
     ),
     "cost": ("requests", "input_tokens", "output_tokens", "cost_nano_usd", "unpriced_requests"),
     "guardrails": ("checks", "triggers", "rate", "failures", "timeouts"),
+    "pipeline": (
+        "events_received",
+        "lag_records",
+        "still_seconds",
+        "checkpoint_age_seconds",
+        "watermark_seconds",
+        "store_backlog_panes",
+        "ready",
+    ),
     "feedback": ("feedback", "thumbs_up", "thumbs_down", "satisfaction", "unattributed"),
 }
 _USUAL: Final = ("requests", "errors", "input_tokens", "output_tokens", "cost_nano_usd", "unpriced_requests")
@@ -89,9 +98,9 @@ def _dated(row: Row) -> Row:
 
 
 def _shown(view: str, by: Sequence[str]) -> list[str]:
-    measurement = MEASUREMENTS[view].measurement
     names = _SHOWN.get(view.removesuffix("_1h").removesuffix("_1d"))
     if names is None:
+        measurement = MEASUREMENTS[view].measurement
         usual = [name for name in _USUAL if name in measurement.counters] or measurement.counters[:6]
         names = (*usual, *(f"{d.name}_p95" for d in measurement.distributions))
     return [name for name in names if name not in by]
@@ -117,8 +126,11 @@ def _human(view: str, name: str, row: Row) -> str:
         return f"${value / 1e9:,.6f}"
     if name in _SHARES:
         return f"{value:.2%}"
+    if name == "watermark_seconds":
+        return f"{datetime.fromtimestamp(value, UTC):%Y-%m-%dT%H:%M:%SZ}"
     if isinstance(value, int):
         return f"{value:,}"
-    if any(d.unit == "s" and name.startswith(d.name) for d in MEASUREMENTS[view].measurement.distributions):
+    distributions = MEASUREMENTS[view].measurement.distributions if view in MEASUREMENTS else ()
+    if any(d.unit == "s" and name.startswith(d.name) for d in distributions):
         return f"{value * 1000:,.0f} ms" if value < 10 else f"{value:,.1f} s"
     return f"{value:,.4g}"
