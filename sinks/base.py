@@ -70,6 +70,10 @@ class Store(ABC):
             SinkUnavailableError: the store does not answer.
         """
 
+    def retention(self) -> int:
+        """Seconds for which points are kept, counted from their own time; 0: for ever."""
+        return 0
+
     @abstractmethod
     def close(self) -> None:
         """Release connections and files; safe to call twice."""

@@ -106,6 +106,10 @@ class InfluxStore(Store):
         except _RefusedError as refused:
             raise SinkUnavailableError(f"{self._name}: the query failed: {refused}") from None
 
+    def retention(self) -> int:
+        """See ``Store.retention``."""
+        return self._reader.retention()
+
     def close(self) -> None:
         """See ``Store.close``."""
         self._client.close()

@@ -132,7 +132,12 @@ class Reader:
                 f"{self._name}: its answer cannot be read ({type(error).__name__})"
             ) from None
 
-    def _find(self) -> None:
+    def retention(self) -> int:
+        """Seconds for which the bucket keeps points; 0: for ever."""
+        rules = self._find().retention_rules or []
+        return min((int(rule.every_seconds) for rule in rules if rule.every_seconds), default=0)
+
+    def _find(self) -> Any:
         # InfluxQL takes the organisation from the token; a wrong one in the settings should not go unseen.
         settings = self._settings
         if not settings.org:
@@ -143,6 +148,7 @@ class Reader:
         if not found.buckets:
             raise SinkUnavailableError(f"{self._name}: no such bucket, or the token may not see it")
         self._found = True
+        return found.buckets[0]
 
     def _fetch(self, statements: str) -> bytes:
         database = self._settings.bucket.partition("/")[0]

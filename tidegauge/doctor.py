@@ -8,60 +8,48 @@ from __future__ import annotations
 
 import http.client
 import shutil
-import ssl
 import time
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
-from .broker import admin_client, knock
+from . import doctor_kafka, doctor_store
 from .errors import BrokerUnavailableError, TidegaugeError
+from .finding import Check, Finding, State
 from .settings import Settings
-from .topics import check_topics, topic_specs
 
-State = Literal["OK", "WARN", "FAIL"]
-_CLOCK_TOLERANCE: Final = 2.0
 _DISK_LOW: Final = 1 << 30
-_OPERATIONS: Final = {"READ": 3, "WRITE": 4, "DESCRIBE": 8}
-"""Bits of Kafka's AclOperation, as in its answers to describe."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What one check found; ``mend`` says what to do, where there is something to do."""
-
-    check: str
-    state: State
-    found: str
-    mend: str = ""
+_PRICES_OLD_DAYS: Final = 120
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
     """Run all checks, each when it is asked for."""
-    checks: tuple[tuple[str, Callable[[Settings], Iterator[Finding]]], ...] = (
-        ("broker", _broker),
-        ("topics", _topics),
-        ("permissions", _permissions),
-        ("store", _store),
-        ("clock", _clock),
+    of_kafka = (doctor_kafka.topics, doctor_kafka.permissions, doctor_kafka.reading, doctor_kafka.clock)
+    checks: tuple[tuple[str, Check], ...] = (
+        ("broker", doctor_kafka.broker),
+        ("topics", doctor_kafka.topics),
+        ("permissions", doctor_kafka.permissions),
+        ("reading", doctor_kafka.reading),
+        ("clock", doctor_kafka.clock),
+        ("store", doctor_store.store),
+        ("clock", doctor_store.clock),
         ("disk", _disk),
         ("prices", _prices),
         ("worker", _worker),
     )
     away = False
     for name, check in checks:
-        if away and name in ("topics", "permissions"):
+        if away and check in of_kafka:
             continue  # the broker's own line has said it
         try:
             yield from check(settings)
         except BrokerUnavailableError as error:
-            away = True
-            yield Finding(name, "FAIL", str(error), "start Kafka, or mend the settings named in [kafka]")
+            refused = "Authorization" in str(error)  # it answers, and others of its checks may do
+            away = away or not refused
+            mend = "have Kafka's ACLs allow it" if refused else "start Kafka, or mend the settings in [kafka]"
+            yield Finding(name, "FAIL", str(error), mend)
         except TidegaugeError as error:
             yield Finding(name, "FAIL", str(error), _mend(name))
 
@@ -71,93 +59,6 @@ def _mend(name: str) -> str:
         "store": "start the store, or mend the settings in [store] and [influxdb]",
         "prices": "mend the file, or clear prices.override_file",
     }.get(name, "mend that and run it again")
-
-
-def _broker(settings: Settings) -> Iterator[Finding]:
-    knock(settings.kafka)
-    with admin_client(settings.kafka):
-        yield Finding("broker", "OK", f"Kafka answers at {settings.kafka.bootstrap_servers}")
-
-
-def _topics(settings: Settings) -> Iterator[Finding]:
-    problems = check_topics(settings)
-    for problem in problems:
-        state: State = "FAIL" if problem.fatal else "WARN"
-        yield Finding("topics", state, f"{problem.topic}: {problem.what}", problem.mend)
-    if not problems:
-        yield Finding("topics", "OK", f"{len(topic_specs(settings))} topics are as they must be")
-
-
-def _permissions(settings: Settings) -> Iterator[Finding]:
-    silent, missing = [], []
-    with admin_client(settings.kafka) as admin:
-        described = admin.describe_topics([spec.name for spec in topic_specs(settings)])
-    for topic in described:
-        if topic["error_code"]:
-            continue  # is missing, which is said above
-        told = topic.get("topic_authorized_operations", topic.get("authorized_operations"))
-        if isinstance(told, int):
-            allowed = {name for name, bit in _OPERATIONS.items() if told >= 0 and told & 1 << bit}
-        else:
-            allowed = {str(name) for name in told or ()} & set(_OPERATIONS)
-        name = topic.get("name") or topic.get("topic")
-        if not allowed:
-            silent.append(str(name))
-        elif lacking := sorted(set(_OPERATIONS) - allowed):
-            missing.append(f"{name}: may not {', '.join(lacking)}")
-    for found in missing:
-        yield Finding("permissions", "FAIL", found, "have Kafka's ACLs allow it")
-    if silent:
-        yield Finding(
-            "permissions",
-            "WARN",
-            f"the broker does not tell what we may do with {', '.join(silent)}",
-            "ask who may",
-        )
-    if not missing and not silent:
-        number = sum(not topic["error_code"] for topic in described)
-        yield Finding("permissions", "OK", f"{number} topics may be read and written")
-
-
-def _store(settings: Settings) -> Iterator[Finding]:
-    from .sinks.open import open_store
-
-    url = settings.store.url
-    path = url.removeprefix("sqlite:///")
-    if url.startswith("sqlite:///") and not Path(path).is_file():
-        yield Finding(
-            "store", "WARN", f"no file yet at {Path(path).absolute()}", "start a worker: it makes it"
-        )
-        return
-    with closing(open_store(settings)) as store:
-        store.check()
-    yield Finding("store", "OK", f"{url} can be read and written")
-
-
-def _clock(settings: Settings) -> Iterator[Finding]:
-    if settings.store.url != "influxdb":
-        return
-    secured = settings.influxdb
-    context = None
-    if secured.url.startswith("https"):
-        context = ssl.create_default_context(cafile=secured.ssl_ca_cert or None)
-        if not secured.verify_ssl:
-            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    try:
-        with urllib.request.urlopen(  # noqa: S310 — the setting allows http and https alone
-            f"{secured.url.rstrip('/')}/ping", timeout=secured.timeout, context=context
-        ) as answer:
-            ahead = time.time() - parsedate_to_datetime(answer.headers["Date"]).timestamp()
-    except (OSError, ValueError, TypeError, http.client.HTTPException):
-        return  # that it does not answer is the store's finding
-    # The header tells whole seconds, cut off.
-    offset = max(0.0, abs(ahead - 0.5) - 0.5)
-    if offset > _CLOCK_TOLERANCE:
-        yield Finding(
-            "clock", "WARN", f"{offset:.0f} s apart from InfluxDB's", "let NTP set the clocks of all machines"
-        )
-    else:
-        yield Finding("clock", "OK", f"within {_CLOCK_TOLERANCE:g} s of InfluxDB's")
 
 
 def _disk(settings: Settings) -> Iterator[Finding]:
@@ -174,13 +75,19 @@ def _disk(settings: Settings) -> Iterator[Finding]:
 
 def _prices(settings: Settings) -> Iterator[Finding]:
     from .commands.worker import prices
-    from .processors.core.views import MEASUREMENTS
+    from .processors.core.pricing import newest_price
     from .sinks.open import open_store
     from .sinks.query import rows
 
-    prices(settings)
-    yield Finding("prices", "OK", "the price table and its overrides can be read")
-    assert "cost" in MEASUREMENTS
+    table = prices(settings)
+    newest = newest_price(datetime.now(UTC).date())
+    age = (datetime.now(UTC).date() - newest).days
+    what = f"{table.version}, whose newest price began on {newest}"
+    if age > _PRICES_OLD_DAYS:
+        mend = "upgrade genai-prices, or give what has changed since in prices.override_file"
+        yield Finding("prices", "WARN", f"{what}, {age} days ago", mend)
+    else:
+        yield Finding("prices", "OK", what)
     url = settings.store.url
     if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).is_file():
         return

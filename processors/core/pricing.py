@@ -10,7 +10,7 @@ used and the price is ``inferred``.
 from __future__ import annotations
 
 from bisect import bisect_right
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from datetime import time as time_of_day
 from typing import Any, Final, TypeVar
 
@@ -194,3 +194,15 @@ def _at_tier(value: Any, input_tokens: int) -> Any:
     if not isinstance(value, TieredPrices):
         return value
     return next((t.price for t in reversed(value.tiers) if input_tokens > t.start), value.base)
+
+
+def newest_price(until: date) -> date:
+    """When the newest price of the built-in table began: so old the table is at most known to be."""
+    starts: set[date | None] = {
+        getattr(conditional.constraint, "start_date", None)
+        for provider in _providers
+        for model in provider.models
+        if isinstance(model.prices, list)
+        for conditional in model.prices
+    }
+    return max(start for start in starts if start is not None and start <= until)
