@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -151,10 +151,18 @@ class Pipeline:
         return list(json.loads(answer))
 
     @contextmanager
-    def worker(self, name: str = "worker", *flags: str) -> Iterator[Worker]:
-        """``tidegauge worker``, killed at the end of the block unless it has ended before."""
+    def worker(
+        self, name: str = "worker", *flags: str, program: Sequence[str] = (str(COMMAND),)
+    ) -> Iterator[Worker]:
+        """``tidegauge worker``, killed at the end of the block unless it has ended before.
+
+        Args:
+            name: of its log file.
+            flags: of the command.
+            program: what to run as ``tidegauge``.
+        """
         log = self.directory / f"{name}.log"
-        command = [str(COMMAND), "worker", "--store", self.store, *flags]
+        command = [*program, "worker", "--store", self.store, *flags]
         with log.open("ab") as output:
             process = subprocess.Popen(
                 command, cwd=self.directory, env=self._environment(), stdout=output, stderr=output
@@ -196,6 +204,11 @@ class Pipeline:
 
     def _url(self) -> dict[str, str]:
         return {"store.url": self._store}
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the commands run in."""
+        return self._environment()
 
     def _environment(self) -> dict[str, str]:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("TIDEGAUGE_")}
