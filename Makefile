@@ -11,13 +11,16 @@ SECONDS_OF_DEMO ?=
 BENCHMARKS := throughput latency series scaling emitter
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format docs docs-check picture servers bench wheel clean
+.PHONY: help demo test faults lint format docs docs-check picture servers bench wheel clean
 
 help: ## show what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
 
 demo: $(INSTALLED) ## set everything up and watch it work on this machine
 	@$(BIN)/tidegauge demo $(if $(SECONDS_OF_DEMO),--seconds $(SECONDS_OF_DEMO))
+
+faults: $(INSTALLED) servers ## run the whole fault matrix (an hour) and write its table to docs/reliability.md
+	@TIDEGAUGE_RELIABILITY=docs/reliability.md $(BIN)/python -m pytest tests/faults $(PYTEST)
 
 test: $(INSTALLED) servers lint docs-check ## check everything, against a real Kafka and a real InfluxDB
 	@echo "== tests"

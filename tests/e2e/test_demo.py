@@ -77,7 +77,10 @@ def test_it_leaves_no_process_however_it_is_ended(tmp_path: Path, end: signal.Si
     # Opened before the end, so that no later process of the same number is taken for one of these.
     watched = [os.pidfd_open(pid) for pid in mine]
     process.send_signal(end)
-    printed, _ = process.communicate(timeout=60)
+    try:
+        printed, _ = process.communicate(timeout=120)
+    finally:
+        process.kill()  # else a demo that does not end would slow down all tests after this one
     assert process.returncode == (-end if end == signal.SIGKILL else 0), printed
     for pid, descriptor in zip(mine, watched, strict=True):
         if alive(pid):

@@ -28,7 +28,7 @@ from tests.support.deployment import Pipeline, Worker
 from tests.support.servers import InfluxDB, Kafka
 
 PARTITIONS = 4
-PATIENCE = 150.0
+PATIENCE = 240.0
 
 
 def stored_positions(servers: str, state: str) -> dict[int, int]:
