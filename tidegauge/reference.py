@@ -27,7 +27,8 @@ _SETTINGS: Final = f"""# Settings
 
 A TOML file, then environment variables over it, then the command's flags over both. The file is that of `--config` or
 of `TIDEGAUGE_CONFIG`, else `tidegauge.toml` in the working folder where there is one. An unknown name, a wrong type
-or a value out of range is refused by name. Secrets belong in the environment; they are never shown.
+or a value out of range is refused by name. Secrets belong in the environment, or in a file of their own that the
+variable with `_FILE` behind it names (`TIDEGAUGE_INFLUXDB_TOKEN_FILE`); they are never shown.
 
 ```toml
 [kafka]

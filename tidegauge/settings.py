@@ -2,6 +2,7 @@
 
 ``[kafka] bootstrap_servers`` in the file is ``TIDEGAUGE_KAFKA_BOOTSTRAP_SERVERS`` in the environment. The file is
 the one named by ``--config`` or ``TIDEGAUGE_CONFIG``, else ``tidegauge.toml`` in the working folder if it exists.
+A secret may come from a file that ``TIDEGAUGE_<SECTION>_<KEY>_FILE`` names, as supervisors hand secrets over.
 An unknown section or key, a wrong type or a value out of range is refused with the setting's name.
 """
 
@@ -325,6 +326,10 @@ def load(
             section, _, key = name.removeprefix(ENV_PREFIX).lower().partition("_")
             if section not in sections:
                 raise SettingsError(f"{name}: no such section; sections are {', '.join(sorted(sections))}")
+            if secret := _of_file(section, key):
+                if f"{ENV_PREFIX}{section}_{secret}".upper() in environ:
+                    raise SettingsError(f"{name}: expected either this or {name.removesuffix('_FILE')}")
+                key, text = secret, _read_secret(name, text)
             _section(values, section)[key] = text
     for path, value in (overrides or {}).items():
         if value is not None:
@@ -341,6 +346,27 @@ def _section(values: dict[str, Any], name: str) -> dict[str, Any]:
     if not isinstance(section, dict):
         raise SettingsError(f"{name}: expected a section, written [{name}]")
     return section
+
+
+def _of_file(section: str, key: str) -> str:
+    """The secret that a key such as ``token_file`` is about, or nothing."""
+    secret = key.removesuffix("_file")
+    kinds = msgspec.structs.fields(type(getattr(Settings(), section)))
+    found = secret != key and any(
+        f.name == secret and isinstance(f.default_factory(), Secret)
+        for f in kinds
+        if f.default is msgspec.NODEFAULT
+    )
+    return secret if found else ""
+
+
+def _read_secret(name: str, path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8").rstrip("\r\n")
+    except OSError as error:
+        raise UnavailableError(f"{name}: {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise SettingsError(f"{name}: expected a file of UTF-8 text") from None
 
 
 def _read_file(file: str | os.PathLike[str] | None) -> dict[str, Any]:
