@@ -34,6 +34,8 @@ BEHIND_PAUSE: Final = 3.0
 """Seconds between flushes or exports, for each second that one takes, while behind."""
 CHECKPOINT_PAUSE: Final = 15.0
 """Seconds between checkpoints, for each second that one takes."""
+LOST_AFTER: Final = 2.0
+"""Seconds after which a chunk that was handed over, and that no agent has, is taken for lost."""
 STOP_WITHIN: Final = 25.0
 """Seconds after which a worker that was told to end does so, come what may."""
 _MAX_MESSAGE: Final = 5 * 1024 * 1024
@@ -48,6 +50,8 @@ class App(faust.App):
     table: StateTable
     settings: Settings
     health: Health
+    busy: set[str]
+    """Topics of which an agent has a chunk in hand."""
     placed = False
     """Whether this worker has its share of the partitions and has read their state."""
     lease: Lease
@@ -84,6 +88,30 @@ class App(faust.App):
             self.merging.catch_up(tp.partition, ends.get(tp) or 0)
         self.placed = True
         return {tp: stages[tp.topic].position(tp.partition) or 0 for tp in mine}
+
+    async def fetch_lost(self, since: dict[TP, tuple[int, float]]) -> None:
+        """Read again what was handed over and did not reach its agent, where nothing comes after it that would tell.
+
+        Args:
+            since: of partitions that stand, where and since when (monotonic seconds); kept between calls.
+        """
+        if not self.placed or self.rebalancing:
+            since.clear()
+            return
+        stages: list[Ingesting | Merging] = [*self.ingesting, self.merging]
+        for stage in stages:
+            for partition, position in stage.positions().items():
+                tp = TP(stage.topic, partition)
+                if stage.topic in self.busy or self.consumer.continuity.handed(tp) <= position:
+                    since.pop(tp, None)
+                    continue
+                stood, begun = since.setdefault(tp, (position, monotonic()))
+                if stood != position:
+                    since[tp] = (position, monotonic())
+                elif monotonic() - begun > LOST_AFTER and tp in self.consumer.assignment():
+                    self.log.info("%s/%d: fetched records did not arrive; fetching them again", *tp)
+                    await self.consumer.read_from({tp: position})
+                    del since[tp]
 
     def forget(self) -> None:
         """Hold nothing any more, as after a crash: what comes next is read from the stored state."""
@@ -153,6 +181,7 @@ def create_app(settings: Settings, store: Store, prices: PriceTable | None = Non
     )
     app.settings = settings
     app.lease = Lease(worker.session_timeout)
+    app.busy = set()
     app.table = StateTable(
         app,
         name="state",
@@ -193,8 +222,10 @@ def create_app(settings: Settings, store: Store, prices: PriceTable | None = Non
 def _attach_timers(app: App, interval: float) -> None:
     @app.task
     async def flush() -> None:
+        standing: dict[TP, tuple[int, float]] = {}
         while not app.should_stop:
             started = monotonic()
+            await app.fetch_lost(standing)
             await app.flush()
             for stage in app.ingesting:
                 await stage.say_idle(lambda topic, partition: _at_end(app, TP(topic, partition)))

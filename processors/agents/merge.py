@@ -11,4 +11,4 @@ from . import chunks
 
 def attach(app: Any, merging: Merging) -> None:
     """Add the agent to a Faust app."""
-    chunks.attach(app, "merge", merging.topic, merging.apply)
+    chunks.attach(app, "merge", merging)

@@ -11,4 +11,4 @@ from . import chunks
 
 def attach(app: Any, ingesting: Ingesting) -> None:
     """Add the agent to a Faust app."""
-    chunks.attach(app, "requests", ingesting.topic, ingesting.apply)
+    chunks.attach(app, "requests", ingesting)

@@ -45,6 +45,8 @@ class Chunk(NamedTuple):
     records: list[Any]
     seek: int
     """Of ``Continuity.seek``, when it was handed over."""
+    follows: int = 0
+    """The offset behind what was handed over before it."""
 
 
 class Extent(NamedTuple):
@@ -62,21 +64,30 @@ class Continuity:
     it (``gap``). Taken in, it would hide all records in between for good. A log may have real gaps, too (markers of
     transactions, what retention removed): what comes again and again is one.
 
-    Attributes:
-        seek: how many seeks there were.
+    What was handed over may be lost on its way to the agent: Faust clears the agents' queues when it resumes after a
+    rebalance, and drops what lies below an offset that it notes too late. Who takes a chunk can tell by ``follows``
+    that one before it is missing; where nothing comes after it, ``handed`` is ahead of the state.
     """
 
     def __init__(self) -> None:
-        self.seek = 0
+        self._seeks: dict[TP, int] = {}
         self._next: dict[TP, int] = {}
         self._doubted: dict[TP, tuple[int, int]] = {}
 
     def begin(self, positions: Mapping[TP, int]) -> None:
         """These partitions go on at these offsets, and whatever was handed over before comes again."""
-        self.seek += 1
         self._next.update(positions)
         for tp in positions:
+            self._seeks[tp] = self.seek(tp) + 1
             self._doubted.pop(tp, None)
+
+    def seek(self, tp: TP) -> int:
+        """How many seeks of a partition there were."""
+        return self._seeks.get(tp, 0)
+
+    def handed(self, tp: TP) -> int:
+        """The offset behind the last record that was handed over."""
+        return self._next.get(tp, 0)
 
     def gap(self, tp: TP, first: int) -> int | None:
         """Where to seek to before a run that begins with offset ``first`` can be believed; ``None``: it can."""
@@ -91,7 +102,7 @@ class Continuity:
 
     def is_current(self, chunk: Chunk) -> bool:
         """Whether a chunk was handed over after the last seek; drop it otherwise."""
-        return chunk.seek == self.seek
+        return chunk.seek == self.seek(TP(chunk.topic, chunk.partition))
 
     def took(self, tp: TP, last: int) -> None:
         """A run up to this offset has been handed over."""
@@ -201,7 +212,7 @@ class Consumer(driver.Consumer):
             last.timestamp_type,
             (),
             None,
-            Chunk(tp.topic, tp.partition, batch, self.continuity.seek),
+            Chunk(tp.topic, tp.partition, batch, self.continuity.seek(tp), self.continuity.handed(tp)),
             None,
             0,
             0,
@@ -212,16 +223,20 @@ class Consumer(driver.Consumer):
     async def perform_seek(self) -> None:
         """Seek to where the state ends; topics without state go to their committed offset."""
         await super().perform_seek()
-        positions = await self.app.positions(self, self.assignment())
+        await self.read_from(await self.app.positions(self, self.assignment()))
+
+    async def read_from(self, positions: Mapping[TP, int]) -> None:
+        """Read these partitions on from these offsets, whatever of them is on its way."""
+        if not positions:
+            return
         self.continuity.begin(positions)
-        if positions:
-            await self.seek_wait(positions)
-            for tp, offset in positions.items():
-                # Faust drops what lies below the offset it read last, which after a seek backwards is all of it.
-                self._read_offset[tp] = offset or None
-                self._acked.pop(tp, None)
-                self._acked_index.pop(tp, None)
-                self._gap.pop(tp, None)
+        await self.seek_wait(positions)
+        for tp, offset in positions.items():
+            # Faust drops what lies below the offset it read last, which after a seek backwards is all of it.
+            self._read_offset[tp] = offset or None
+            self._acked.pop(tp, None)
+            self._acked_index.pop(tp, None)
+            self._gap.pop(tp, None)
 
 
 class Transport(driver.Transport):

@@ -20,11 +20,11 @@ def test_a_run_that_was_fetched_elsewhere_sends_the_reader_back_to_where_the_sta
 
 def test_a_chunk_that_waited_for_the_agent_over_a_seek_is_dropped() -> None:
     continuity = Continuity()
-    waiting = Chunk("requests", 0, [], continuity.seek)
+    waiting = Chunk("requests", 0, [], continuity.seek(REQUESTS))
     assert continuity.is_current(waiting)
     continuity.begin({REQUESTS: 0})
     assert not continuity.is_current(waiting)
-    assert continuity.is_current(Chunk("requests", 0, [], continuity.seek))
+    assert continuity.is_current(Chunk("requests", 0, [], continuity.seek(REQUESTS)))
 
 
 def test_a_run_that_overlaps_what_was_taken_is_believed() -> None:
@@ -54,3 +54,10 @@ def test_doubts_end_with_a_new_assignment() -> None:
 
 def test_partitions_without_a_known_position_are_not_judged() -> None:
     assert Continuity().gap(REQUESTS, 7) is None
+
+
+def test_a_seek_of_one_partition_leaves_the_chunks_of_others_as_they_are() -> None:
+    continuity = Continuity()
+    waiting = Chunk("requests", 1, [], continuity.seek(TP("requests", 1)))
+    continuity.begin({REQUESTS: 0})
+    assert continuity.is_current(waiting)
