@@ -19,12 +19,13 @@ help: ## show what there is
 demo: $(INSTALLED) ## set everything up and watch it work on this machine
 	@$(BIN)/tidegauge demo $(if $(SECONDS_OF_DEMO),--seconds $(SECONDS_OF_DEMO))
 
-faults: $(INSTALLED) servers ## run the whole fault matrix (an hour) and write its table to docs/reliability.md
-	@TIDEGAUGE_RELIABILITY=docs/reliability.md $(BIN)/python -m pytest tests/faults $(PYTEST)
-
 test: $(INSTALLED) servers lint docs-check ## check everything, against a real Kafka and a real InfluxDB
 	@echo "== tests"
 	@$(BIN)/python -m pytest --cov --cov-report=term:skip-covered $(PYTEST)
+
+faults: $(INSTALLED) servers ## break everything under load, and write docs/reliability.md (an hour)
+	@echo "== faults"
+	@TIDEGAUGE_RELIABILITY=docs/reliability.md TIDEGAUGE_REQUIRE_SERVERS=1 $(BIN)/python -m pytest -m fault $(PYTEST)
 
 lint: $(INSTALLED) ## style, types and the layers between the folders
 	@echo "== style: ruff check, ruff format"

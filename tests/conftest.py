@@ -16,8 +16,16 @@ from typing import TypeVar
 import pytest
 from kafka import KafkaAdminClient
 
+from tests.faults.report import (
+    note,
+    pytest_collection_finish,
+    pytest_runtest_makereport,
+    pytest_sessionfinish,
+)
 from tests.support.secure import SecureKafka
 from tests.support.servers import InfluxDB, Kafka, Server, ServerError, missing
+
+__all__ = ["note", "pytest_collection_finish", "pytest_runtest_makereport", "pytest_sessionfinish"]
 
 SERVERS = ("kafka", "influxdb")
 MARKERS = {"kafka": "kafka", "influxdb": "influxdb", "secure_kafka": "kafka"}

@@ -1,4 +1,4 @@
-"""The fault matrix: ``@pytest.mark.fault(number, "what is done")``, and the table of a run.
+"""Deployments for the fault matrix: ``@pytest.mark.fault(number, "what is done")``.
 
 Tests with ``@pytest.mark.long_fault`` are part of ``make faults`` alone.
 """
@@ -12,47 +12,19 @@ from typing import Any
 
 import pytest
 
-from tests.faults.matrix import Note, Row, Table
+from tests.faults.matrix import Note
+from tests.faults.report import PAGE
 from tests.faults.scene import Scene
 from tests.support.servers import InfluxDB, Kafka
 
-NOTE = pytest.StashKey[Note]()
-TABLE = pytest.StashKey[Table]()
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.stash[TABLE] = Table()
-
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if os.environ.get("TIDEGAUGE_RELIABILITY"):
+    if os.environ.get(PAGE):
         return
     left_out = [item for item in items if item.get_closest_marker("long_fault")]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
-    report = yield
-    for marker in item.iter_markers("fault") if call.when == "call" else ():
-        number, done = marker.args
-        note = item.stash.get(NOTE, Note())
-        item.config.stash[TABLE].rows.append(Row(number, done, note, call.duration, report.passed))
-    return report
-
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    path, table = os.environ.get("TIDEGAUGE_RELIABILITY"), session.config.stash[TABLE]
-    if path and table.rows:
-        table.write(Path(path))
-
-
-@pytest.fixture
-def note(request: pytest.FixtureRequest) -> Note:
-    """For what the table tells of this test."""
-    return request.node.stash.setdefault(NOTE, Note())
 
 
 @pytest.fixture
