@@ -8,12 +8,11 @@ from collections.abc import Awaitable, Callable
 from time import monotonic, time
 from typing import Any
 
-import msgspec
-
 from tidegauge.processors.core.cardinality import Admitted
 from tidegauge.processors.core.ingest import Checkpoint, Ingest, IngestConfig
 from tidegauge.processors.core.kinds import Kind
 from tidegauge.processors.core.merge import route
+from tidegauge.processors.core.messages import admitted_messages, pane_messages
 from tidegauge.processors.core.pricing import PriceTable
 from tidegauge.schemas.codec import encode
 from tidegauge.schemas.pane import PaneBatch, PaneSnapshot
@@ -23,7 +22,8 @@ from tidegauge.sinks.deadletter import letter_of_event
 from .state import StateTable, restored
 from .transport import Chunk, Extent
 
-PANES_PER_MESSAGE = 1_000
+Entry = tuple[bytes, int, bytes | None]
+"""Key, version and value of something for the state table; no value deletes it."""
 
 
 class Ingesting:
@@ -70,6 +70,7 @@ class Ingesting:
         self._idle: set[int] = set()
         self._undelivered: set[int] = set()
         self._stored_at: dict[int, float] = {}
+        self._admissions: dict[int, dict[bytes, list[bytes]]] = {}
         self.delivered: dict[int, int] = {}
         """The last offset of each panes partition that this worker's snapshots got."""
         self.applied = 0
@@ -88,11 +89,17 @@ class Ingesting:
         """
         raw = values.get(self._checkpoint_key)
         checkpoint = restored(raw, Checkpoint, partition, self._checkpoint_key) if raw else Checkpoint()
-        admitted = [
-            restored(value, Admitted, partition, key)
-            for key, value in values.items()
-            if key.startswith(self._admitted_key)
-        ]
+        admitted = []
+        stored = self._admissions[partition] = {}
+        for key, value in values.items():
+            if not key.startswith(self._admitted_key):
+                continue
+            found = restored(value, Admitted, partition, key)
+            stored.setdefault(self._admission_key(found.epoch, found.day), []).append(key)
+            # A worker that ended before its checkpoint leaves some of the parts that the epoch now begun will leave
+            # again. Taken for admitted already they would be left out then, and the others take their place.
+            if found.epoch < checkpoint.epoch:
+                admitted.append(found)
         ingest = Ingest(self.topic, partition, self._config, self._prices, checkpoint, admitted, self._kind)
         lost = ingest.skip_to(extent.earliest)
         if lost:
@@ -138,6 +145,7 @@ class Ingesting:
             self._outcomes += self._partitions[partition].outcomes  # a count must never go back
             del self._partitions[partition], self._locks[partition], self._quiet_since[partition]
             del self._stored_at[partition]
+            del self._admissions[partition]
             self._idle.discard(partition)
             self._undelivered.discard(partition)
 
@@ -161,6 +169,9 @@ class Ingesting:
         ingest = self._partitions.get(partition)
         if lock is None or ingest is None:
             return
+        kept = self._admissions[
+            partition
+        ]  # taken now: the partition may be given up while something is awaited
         async with lock:
             if not ingest.pending or ingest.catching_up or partition in self._undelivered:
                 return
@@ -175,15 +186,16 @@ class Ingesting:
             letters: list[Awaitable[Any]] = []
             for letter in out.letters:
                 dead = letter_of_event(self.topic, partition, letter.offset, letter.refused, time())
-                letters.append(await self._send(self._topics.deadletter, None, dead))
+                letters.append(await self._send(self._topics.deadletter, None, encode(dead)))
             await self._arrive(sent)
             await asyncio.gather(*letters)
-            entries: list[tuple[bytes, int, bytes | None]] = [
-                (self._admission_key(a.epoch, a.day), out.checkpoint.last, encode(a)) for a in out.admitted
-            ]
-            checkpoint = (self._checkpoint_key, out.checkpoint.last, encode(out.checkpoint))
-            gone: list[tuple[bytes, int, bytes | None]] = [
-                (self._admission_key(epoch, day), out.checkpoint.last, None) for epoch, day in out.forgotten
+            last = out.checkpoint.last
+            entries = [entry for a in out.admitted for entry in self._admit(kept, a, last)]
+            checkpoint: Entry = (self._checkpoint_key, last, encode(out.checkpoint))
+            gone: list[Entry] = [
+                (key, last, None)
+                for name in out.forgotten
+                for key in kept.pop(self._admission_key(*name), [])
             ]
             for step in (entries, [checkpoint], gone):
                 await asyncio.gather(*await self._table.write(partition, step))
@@ -219,6 +231,14 @@ class Ingesting:
         self._quiet_since[partition] = monotonic()
         self._idle.discard(partition)
 
+    def _admit(self, kept: dict[bytes, list[bytes]], admitted: Admitted, version: int) -> list[Entry]:
+        """The state entries of one epoch's admissions of a day: one, or as many as do not fit into one message."""
+        name = self._admission_key(admitted.epoch, admitted.day)
+        messages = admitted_messages(admitted)
+        keys = [name, *(name + f"/{part}".encode() for part in range(1, len(messages)))]
+        kept[name] = keys
+        return [(key, version, message) for key, message in zip(keys, messages, strict=True)]
+
     def _admission_key(self, epoch: int, day: int) -> bytes:
         return self._admitted_key + f"{epoch}/{day}".encode()
 
@@ -229,14 +249,10 @@ class Ingesting:
         futures = []
         # Every partition hears of the watermark, lest one without panes of its own hold eviction up.
         for partition in range(self._topics.partitions):
-            panes = routed.get(partition, [])
-            for i in range(0, max(1, len(panes)), PANES_PER_MESSAGE):
-                # Only the last part may say how far the source is: panes of the parts after it would be too late.
-                watermark = batch.watermark if i + PANES_PER_MESSAGE >= len(panes) else 0.0
-                part = msgspec.structs.replace(
-                    batch, panes=panes[i : i + PANES_PER_MESSAGE], watermark=watermark
-                )
-                futures.append((partition, await self._send(self._topics.panes, partition, part)))
+            futures += [
+                (partition, await self._send(self._topics.panes, partition, message))
+                for message in pane_messages(batch, routed.get(partition, []))
+            ]
         return futures
 
     async def _arrive(self, sent: list[tuple[int, Awaitable[Any]]]) -> None:
@@ -244,8 +260,6 @@ class Ingesting:
         for (partition, _), metadata in zip(sent, acknowledged, strict=True):
             self.delivered[partition] = max(self.delivered.get(partition, -1), metadata.offset)
 
-    async def _send(self, topic: str, partition: int | None, value: object) -> Awaitable[Any]:
-        future: Awaitable[Any] = await self._producer().send(
-            topic, None, encode(value), partition, None, None
-        )
+    async def _send(self, topic: str, partition: int | None, value: bytes) -> Awaitable[Any]:
+        future: Awaitable[Any] = await self._producer().send(topic, None, value, partition, None, None)
         return future
