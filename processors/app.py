@@ -89,6 +89,12 @@ class App(faust.App):
         self.placed = True
         return {tp: stages[tp.topic].position(tp.partition) or 0 for tp in mine}
 
+    async def start_over(self) -> None:
+        """Forget everything and have the stored state read again, as a restart does."""
+        self.forget()
+        thread: Any = self.consumer._thread
+        thread.thread_loop.call_soon_threadsafe(thread._consumer._coordinator.request_rejoin)
+
     async def fetch_lost(self, since: dict[TP, tuple[int, float]]) -> None:
         """Read again what was handed over and did not reach its agent, where nothing comes after it that would tell.
 
@@ -209,6 +215,8 @@ def create_app(settings: Settings, store: Store, prices: PriceTable | None = Non
     feedback.attach(app, stages["feedback"])
     judgements.attach(app, stages["judgements"])
     app.ingesting = list(stages.values())
+    for stage in app.ingesting:
+        stage.start_over = app.start_over
     storage = Storage(store, app.lease, app.log)
     app.merging = Merging(settings, storage, app.lease, app.table, lambda: app.producer)
     merge.attach(app, app.merging)

@@ -259,6 +259,7 @@ class Rebuild:
         for _ in range(ROUNDS):
             for source in sources:  # the long way first, so that the checkpoints are young when it is done
                 checkpoint, _ = checkpoints.of(kind, source.place.partition)
+                source.recount.poison = checkpoints.poison(kind, source.place.partition)
                 self._recount(source, checkpoint.epoch, logs, spool)
             checkpoints.refresh()
             spool.forget_moving(sources[0].place.topic)
@@ -301,6 +302,7 @@ class Rebuild:
             source.earliest,
             kind,
         )
+        current.poison = recount.poison
         for records in read_log(logs, source.place, current.position, checkpoint.last + 1):
             current.apply(records)
         source.late = [event for event in current.late if not recount.knows(event.id)]

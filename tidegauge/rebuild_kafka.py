@@ -14,6 +14,7 @@ from .errors import BrokerUnavailableError, UnavailableError
 from .processors.core.cardinality import Admitted
 from .processors.core.ingest import Checkpoint
 from .processors.core.kinds import Kind
+from .processors.core.poison import Poison
 from .schemas.codec import encode
 from .schemas.rebuilt import RebuiltAnswer, RebuiltBatch
 
@@ -97,9 +98,13 @@ class Checkpoints:
             if key.startswith(prefix)
         ]
 
+    def poison(self, kind: Kind, partition: int) -> Poison:
+        """The events of a source partition that the workers leave out."""
+        return Poison.stored(kind.name, {key: value for key, (_, value) in self._values[partition].items()})
+
     def _take(self, partition: int, key: bytes, value: bytes | None) -> None:
         values = self._values[partition]
-        if not key.startswith((b"ingest/", b"admitted/")):
+        if not key.startswith((b"ingest/", b"admitted/", b"poison/")):
             return
         if value is None:
             values.pop(key, None)

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence, Set
-from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -30,11 +29,15 @@ from tidegauge.schemas.common import SCHEMA_VERSION
 from tidegauge.schemas.pane import PaneBatch, PaneSnapshot
 
 from .cardinality import DAY, Admission, Admitted
+from .intake import Checkpoint, IngestConfig, Letter, Outbox
 from .kinds import REQUESTS, Kind
+from .poison import Poison
 from .pricing import PriceTable
 from .views import VIEWS
 
 LONGEST_WAIT: Final = max(view.flush_every for view in VIEWS.values())
+
+__all__ = ["Checkpoint", "Ingest", "IngestConfig", "Letter", "Outbox", "Record"]
 
 _BATCH: Final = 256
 """Records decoded at once: more structs kept alive together are slower to make, see ``request_columns``."""
@@ -48,53 +51,6 @@ class Record(Protocol):
     value: bytes | None
 
 
-@dataclass(frozen=True)
-class IngestConfig:
-    """What all workers of a group must agree on; times in seconds. See ``tidegauge.settings.Worker``."""
-
-    allowed_lateness: float = 7_200.0
-    future_tolerance: float = 300.0
-    epoch_events: int = 131_072
-    epoch_seconds: float = 600.0
-    max_series: int = 10_000
-    max_dimension_values: int = 2_000
-
-
-class Checkpoint(msgspec.Struct, frozen=True):
-    """Where to begin again, and what the log before that decided.
-
-    ``previous`` and ``epoch`` are the first offsets of the previous and the current epoch, ``watermark`` the
-    greatest event time before ``epoch``, ``last`` the last offset whose snapshots and dead letters are known to
-    have been delivered (-1: none).
-    """
-
-    previous: int = 0
-    epoch: int = 0
-    watermark: float = 0.0
-    last: int = -1
-
-
-@dataclass(frozen=True)
-class Letter:
-    """A refused event for the dead letter topic, with the offset of its record."""
-
-    offset: int
-    refused: Refused
-
-
-class Outbox(msgspec.Struct):
-    """What must be delivered, in this order, before ``checkpoint`` may be stored.
-
-    ``forgotten`` names the (epoch, day) of stored admissions that may be deleted after that.
-    """
-
-    batches: list[PaneBatch]
-    letters: list[Letter]
-    admitted: list[Admitted]
-    checkpoint: Checkpoint
-    forgotten: list[tuple[int, int]] = []
-
-
 class Ingest:
     """Folds the records of one partition of a topic of events.
 
@@ -106,6 +62,7 @@ class Ingest:
         checkpoint: where an earlier life of this partition left off.
         admitted: series admitted before ``checkpoint.epoch``, in any order.
         kind: what the topic carries.
+        poison: events that are left out since they cannot be processed.
     """
 
     def __init__(
@@ -117,11 +74,13 @@ class Ingest:
         checkpoint: Checkpoint | None = None,
         admitted: Iterable[Admitted] = (),
         kind: Kind = REQUESTS,
+        poison: Poison | None = None,
     ) -> None:
         self.topic = topic
         self.partition = partition
         self._config = config
         self._codec = Codec(kind.wire)
+        self.poison = poison or Poison()
         checkpoint = checkpoint or Checkpoint()
         self._checkpoint = checkpoint
         admitted = list(admitted)
@@ -244,7 +203,7 @@ class Ingest:
             self._complete = self._watermark
 
     def _remember(self, record: Record) -> None:
-        events, _ = self._codec.decode(record.value)
+        events, _ = self.poison.decode(self._codec, record)
         limit = self._latest(record)
         self._old_ids.update(event.id for event in events if event.time <= limit)
 
@@ -258,6 +217,8 @@ class Ingest:
             or max(stamps) - self._epoch_clock >= self._config.epoch_seconds * 1000
         ):
             return None  # the epoch may end in the middle
+        if self.poison.meets(batch):
+            return None
         decode = self._codec.decode_one
         try:
             events = [decode(record.value) for record in batch]  # type: ignore[arg-type]
@@ -286,7 +247,7 @@ class Ingest:
             if not self._epoch_events:
                 self._epoch_clock = record.timestamp
             self._last = record.offset
-            found, refused = self._codec.decode(record.value)
+            found, refused = self.poison.decode(self._codec, record)
             self._epoch_events += len(found) + len(refused)
             if found and max([event.time for event in found]) > self._latest(record):
                 found, ahead = self._without_future(record, found, {refusal.index for refusal in refused})

@@ -13,8 +13,9 @@ from tidegauge.processors.core.ingest import Checkpoint, Ingest, IngestConfig
 from tidegauge.processors.core.kinds import Kind
 from tidegauge.processors.core.merge import route
 from tidegauge.processors.core.messages import admitted_messages, pane_messages
+from tidegauge.processors.core.poison import Poison, entries, find
 from tidegauge.processors.core.pricing import PriceTable
-from tidegauge.schemas.codec import encode
+from tidegauge.schemas.codec import Codec, encode
 from tidegauge.schemas.pane import PaneBatch, PaneSnapshot
 from tidegauge.settings import Settings
 from tidegauge.sinks.deadletter import letter_of_event
@@ -75,6 +76,9 @@ class Ingesting:
         """The last offset of each panes partition that this worker's snapshots got."""
         self.applied = 0
         """Events folded since this worker started."""
+        self.start_over: Callable[[], Awaitable[None]] = _nothing
+        """Has all state be read again; set by the app."""
+        self._careful: dict[int, int] = {}
         self.ending = False
         """Whether what comes from now on is left to who starts next."""
         self._outcomes: Counter[str] = Counter()
@@ -100,7 +104,10 @@ class Ingesting:
             # again. Taken for admitted already they would be left out then, and the others take their place.
             if found.epoch < checkpoint.epoch:
                 admitted.append(found)
-        ingest = Ingest(self.topic, partition, self._config, self._prices, checkpoint, admitted, self._kind)
+        poison = Poison.stored(self._kind.name, values)
+        ingest = Ingest(
+            self.topic, partition, self._config, self._prices, checkpoint, admitted, self._kind, poison
+        )
         lost = ingest.skip_to(extent.earliest)
         if lost:
             # Retention was faster than us: say so where on-call looks, there is nothing left to read.
@@ -155,7 +162,13 @@ class Ingesting:
         if ingest is None or self.ending:
             return  # revoked while the chunk waited, or about to be; its new owner reads it
         self._wake(chunk.partition)
-        self.applied += ingest.apply(chunk.records)
+        if chunk.partition in self._careful:
+            await self._find_poison(chunk, ingest)
+        try:
+            self.applied += ingest.apply(chunk.records)
+        except Exception as error:
+            await self._doubt(chunk.partition, chunk.records[-1].offset, error)
+            return
         if ingest.sealed:
             await self.flush(chunk.partition)
 
@@ -179,7 +192,11 @@ class Ingesting:
             # after it would say otherwise. Whoever starts next delivers it.
             self._undelivered.add(partition)
             begun = monotonic()
-            out = ingest.flush(monotonic(), whole=whole)
+            try:
+                out = ingest.flush(monotonic(), whole=whole)
+            except Exception as error:
+                await self._doubt(partition, ingest.position - 1, error)
+                return
             sent: list[tuple[int, Awaitable[Any]]] = []
             for batch in out.batches:
                 sent += await self._send_panes(batch)
@@ -202,6 +219,40 @@ class Ingesting:
             self._undelivered.discard(partition)
             if self._partitions.get(partition) is ingest:
                 self._stored_at[partition] = begun
+
+    async def _doubt(self, partition: int, upto: int, error: Exception) -> None:
+        """Our own code has raised: read again from the stored state, and look for the events that made it.
+
+        Raises:
+            Exception: the one given, where that has been done already.
+        """
+        if upto <= self._careful.get(partition, -1):
+            raise error
+        self._table.log.error(
+            "%s/%d: %s was raised while events up to offset %d were processed; they are read again, one by one",
+            self.topic,
+            partition,
+            type(error).__name__,
+            upto,
+            exc_info=error,
+        )
+        self._careful[partition] = upto
+        await self.start_over()
+
+    async def _find_poison(self, chunk: Chunk, ingest: Ingest) -> None:
+        """Leave out of the log what cannot be processed, and remember that before anything of the chunk is folded."""
+
+        def begin(offset: int) -> Ingest:
+            at = Checkpoint(previous=offset, epoch=offset)
+            return Ingest(self.topic, chunk.partition, self._config, self._prices, at, (), self._kind)
+
+        records = [record for record in chunk.records if record.offset >= ingest.position]
+        places = find(begin, Codec(self._kind.wire), records)
+        for place in places:
+            ingest.poison.add(place)
+        await asyncio.gather(*await self._table.write(chunk.partition, entries(self._kind.name, places)))
+        if chunk.records[-1].offset >= self._careful[chunk.partition]:
+            del self._careful[chunk.partition]
 
     async def say_idle(self, at_end: Callable[[str, int], bool]) -> None:
         """Let the second stage leave out the partitions that are silent, until they speak again.
@@ -263,3 +314,7 @@ class Ingesting:
     async def _send(self, topic: str, partition: int | None, value: bytes) -> Awaitable[Any]:
         future: Awaitable[Any] = await self._producer().send(topic, None, value, partition, None, None)
         return future
+
+
+async def _nothing() -> None:
+    """Start over nothing."""

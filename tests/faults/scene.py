@@ -159,3 +159,21 @@ class Scene:
         worker.end()
         again = self.settle(lambda: False)
         assert again.ok, f"after the end: {again}\n{worker.tail()}"
+
+
+def dead_letters(scene: Scene) -> list[dict[str, str]]:
+    """All dead letters."""
+    topic = scene.pipeline.settings.topics.deadletter
+    consumer = KafkaConsumer(bootstrap_servers=scene.kafka.bootstrap_servers, enable_auto_commit=False)
+    found = []
+    try:
+        partition = TopicPartition(topic, 0)
+        consumer.assign([partition])
+        consumer.seek_to_beginning(partition)
+        end = consumer.end_offsets([partition])[partition]
+        while consumer.position(partition) < end:
+            for records in consumer.poll(timeout_ms=1_000).values():
+                found += [json.loads(record.value) for record in records]
+    finally:
+        consumer.close()
+    return found

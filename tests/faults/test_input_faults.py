@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable
 from zlib import crc32
 
 import pytest
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import KafkaProducer
 from kafka.errors import MessageSizeTooLargeError
 
 from tests.faults.oracle.events import MIDNIGHT, make
-from tests.faults.scene import PARTITIONS, Scene
+from tests.faults.scene import PARTITIONS, Scene, dead_letters
 
 pytestmark = pytest.mark.slow
 
@@ -43,24 +43,6 @@ def put(scene: Scene, messages: Iterable[bytes | None]) -> None:
             future.get(timeout=60)
     finally:
         producer.close()
-
-
-def letters(scene: Scene) -> list[dict[str, str]]:
-    """All dead letters."""
-    topic = scene.pipeline.settings.topics.deadletter
-    consumer = KafkaConsumer(bootstrap_servers=scene.kafka.bootstrap_servers, enable_auto_commit=False)
-    found = []
-    try:
-        partition = TopicPartition(topic, 0)
-        consumer.assign([partition])
-        consumer.seek_to_beginning(partition)
-        end = consumer.end_offsets([partition])[partition]
-        while consumer.position(partition) < end:
-            for records in consumer.poll(timeout_ms=1_000).values():
-                found += [json.loads(record.value) for record in records]
-    finally:
-        consumer.close()
-    return found
 
 
 @pytest.mark.fault(23, "each event 1 to 5 times, across restarts of the worker")
@@ -176,7 +158,7 @@ def test_what_is_no_event_becomes_a_dead_letter_and_costs_its_neighbours_nothing
         assert sum(each.cost_nano for each in sums.values()) == sum(
             event.cost_nano for event in [*good, neighbour]
         ), view
-    found = letters(scene)
+    found = dead_letters(scene)
     assert len(found) == len(BAD) + 1
     fields = [letter.get("field", "") for letter in found]
     for name, (_, field) in BAD.items():
@@ -197,7 +179,7 @@ def test_a_message_that_is_too_large_is_refused_and_costs_nothing(scene: Scene) 
         worker.wait("every event", lambda: scene.handled() >= 501)
         worker.end()
     assert scene.stored().outcomes == {"applied": 500, "refused_too_large": 1}
-    (letter,) = letters(scene)
+    (letter,) = dead_letters(scene)
     assert len(json.dumps(letter)) < 1_500_000  # it says how large it was, and does not hold it
     scene.note.events, scene.note.difference = 501, 0
 

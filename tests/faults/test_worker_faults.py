@@ -5,17 +5,22 @@ from __future__ import annotations
 import os
 import random
 import signal
+import sys
 import time
+from base64 import b64encode
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
-from tests.faults.scene import Scene
+from tests.faults.oracle.events import MIDNIGHT, make
+from tests.faults.scene import Scene, dead_letters
 from tests.support.deployment import Worker
 from tests.support.servers import Kafka
 
 pytestmark = pytest.mark.slow
 
+BUGGY = (sys.executable, str(Path(__file__).parents[1] / "support" / "poisoned.py"))
 SESSION = 6.0  # seconds, as tests.support.deployment sets it
 
 
@@ -154,6 +159,36 @@ def test_what_was_stored_before_a_kill_never_goes_back(scene: Scene) -> None:
                 watch.look()
     with scene.pipeline.worker("end") as end:
         scene.finish(end)
+
+
+@pytest.mark.fault(6, "code that raises on some events: those dead-lettered once, all others counted")
+def test_events_on_which_our_own_code_raises_become_dead_letters_once(scene: Scene) -> None:
+    bad = [make(f"bad-{n}", MIDNIGHT + n, "poison", 5, 5) for n in range(3)]
+    with scene.pipeline.worker("buggy", program=BUGGY) as worker:
+        with scene.publisher() as publisher:
+            events = scene.generator.take(3_000)
+            publisher.send(events[:1_000])
+            publisher.send(bad)
+            publisher.send(events[1_000:])
+        worker.wait("every event", lambda: scene.handled() == 3_003)
+        worker.end()  # killed, it might leave a letter that its checkpoint does not know of yet
+    with scene.pipeline.worker("again", program=BUGGY) as worker:
+        with scene.publisher() as publisher:
+            publisher.send(scene.generator.take(500))
+        worker.wait("what came after", lambda: scene.handled() == 3_503)
+        stretch = ("--from", str(MIDNIGHT - 86_400), "--to", str(MIDNIGHT + 86_400))
+        scene.pipeline.do("rebuild", "--store", scene.pipeline.store, *stretch)  # leaves them out as well
+        worker.end()
+    stored = scene.stored()
+    assert stored.outcomes == {"applied": 3_500, "refused_processing_failed": 3}
+    costs = {view: sum(each.cost_nano for each in sums.values()) for view, sums in stored.sums.items()}
+    expected = sum(sent[2] for identity, sent in scene.ledger.sent.items() if not identity.startswith("bad"))
+    assert set(costs.values()) == {expected}
+    letters = [letter for letter in dead_letters(scene) if letter["reason"] == "processing_failed"]
+    assert sorted(letter["payload"] for letter in letters) == sorted(
+        b64encode(event.payload).decode() for event in bad
+    )
+    scene.note.events, scene.note.difference = 3_503, 0
 
 
 def ends_with_one_line(worker: Worker, told: str) -> None:
