@@ -43,6 +43,7 @@ from .transport import Chunk, Extent
 _PROGRESS = b"merge"
 _PANE = b"pane/"
 _POINTS_PER_WRITE: Final = 5_000
+_NAMES_PER_MESSAGE: Final = 500  # of panes; the longest take a kilobyte and more each
 # Between two of these, chunks are let through: merging and rendering percentiles, and packing shards, is slow.
 _PANES_AT_A_TIME: Final = 100
 _SHARDS_AT_A_TIME: Final = 32
@@ -297,7 +298,8 @@ class Merging:
             view, start, key = pane.name
             by_partition.setdefault(pane.partition, []).append(RewrittenPane(view, key, start))
         for partition, panes in by_partition.items():
-            await self._publish(partition, RewriteBatch(panes))
+            for i in range(0, len(panes), _NAMES_PER_MESSAGE):
+                await self._publish(partition, RewriteBatch(panes[i : i + _NAMES_PER_MESSAGE]))
 
     async def _save(self, partition: int, merge: Merge, position: int) -> None:
         await self._lease.held()
