@@ -161,7 +161,8 @@ def in_order(deployments: Deployments) -> list[str]:
     return deployments.store(lambda p: p.do("replay", str(deployments.traffic.whole), "--format", "jsonl"))
 
 
-@pytest.mark.parametrize("seed", ["1", "2"])
+@pytest.mark.fault(39, "shuffled: the same export, byte for byte")
+@pytest.mark.parametrize("seed", ["1", "2", "3"])
 def test_events_in_any_order_within_the_lateness_give_the_same_points(
     deployments: Deployments, in_order: list[str], seed: str
 ) -> None:
@@ -170,6 +171,7 @@ def test_events_in_any_order_within_the_lateness_give_the_same_points(
     assert deployments.store(lambda p: p.do("replay", str(deployments.traffic.whole), *shuffled)) == in_order
 
 
+@pytest.mark.fault(39, "a worker joins, one is killed: the same export as a single one's, byte for byte")
 def test_a_worker_that_joins_and_one_that_is_killed_store_what_a_single_worker_does(
     deployments: Deployments, in_order: list[str], kafka: Kafka
 ) -> None:
@@ -203,3 +205,19 @@ def shares(kafka: Kafka, group: str) -> list[bool]:
         return []
     # Faust's way to spell an assignment is not kafka-python's; the topics' names can be read in either.
     return ["requests" in repr(member["member_assignment"]) for member in described["members"]]
+
+
+@pytest.mark.fault(39, "three workers from the beginning: the same export as a single one's, byte for byte")
+def test_three_workers_store_what_a_single_one_does(deployments: Deployments, in_order: list[str]) -> None:
+    def run(pipeline: Pipeline) -> None:
+        pipeline.do("replay", str(deployments.traffic.whole), "--format", "jsonl", "--shuffle", "4")
+        with (
+            pipeline.worker("first") as first,
+            pipeline.worker("second") as second,
+            pipeline.worker("third") as third,
+        ):
+            deployments.wait(pipeline, first)
+            for worker in (first, second, third):
+                worker.end()
+
+    assert deployments.export(run) == in_order

@@ -111,6 +111,7 @@ MISTAKES: list[tuple[Mistake, str, str]] = [
 ]
 
 
+@pytest.mark.fault(37, "wrong CA, password, host name, certificate: each command refused in one line")
 @pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-512"])
 @pytest.mark.parametrize(("mistake", "told", "setting"), MISTAKES)
 def test_every_command_is_turned_away_soon_in_one_line_that_names_the_setting(
@@ -139,6 +140,7 @@ def test_every_command_is_turned_away_soon_in_one_line_that_names_the_setting(
         assert time.monotonic() - begun < QUICKLY
 
 
+@pytest.mark.fault(37, "the same for an application: it goes on, and is told once")
 @pytest.mark.parametrize(("mistake", "told", "setting"), MISTAKES[:3])
 def test_an_application_whose_events_are_turned_away_goes_on_and_is_told_why_once(
     deploy: Callable[..., Pipeline],

@@ -14,8 +14,7 @@ import pytest
 
 from tests.faults.matrix import Note
 from tests.faults.oracle.events import MIDNIGHT, make
-from tests.faults.scene import Scene
-from tests.faults.test_input_faults import letters
+from tests.faults.scene import Scene, dead_letters
 from tests.support.servers import InfluxDB, Kafka
 from tests.support.store_proxy import Answer, Request, Silent, StoreProxy, passes
 
@@ -38,7 +37,7 @@ def proxied(influx_scene: Make, proxy: StoreProxy) -> Scene:
 
 def refusals(scene: Scene) -> list[dict[str, str]]:
     """The dead letters of points."""
-    return [letter for letter in letters(scene) if letter["reason"] == "store_refused"]
+    return [letter for letter in dead_letters(scene) if letter["reason"] == "store_refused"]
 
 
 @pytest.mark.parametrize("status", [503, pytest.param(429, marks=pytest.mark.long_fault)])
@@ -183,7 +182,7 @@ def test_a_refused_token_or_bucket_is_told_and_nothing_is_given_up(
             proxied.goes_on(worker, 200)
         proxied.finish(worker)
     assert hint in worker.log.read_text()
-    assert not letters(proxied)
+    assert not dead_letters(proxied)
 
 
 @pytest.mark.parametrize("crashes", [2, pytest.param(10, marks=pytest.mark.long_fault)])
