@@ -130,6 +130,16 @@ class App(faust.App):
         """Deliver what the first stage has; see ``Ingesting.flush_all``."""
         await asyncio.gather(*(stage.flush_all(whole=whole) for stage in self.ingesting))
 
+    async def store_all(self) -> None:
+        """Deliver, store and checkpoint everything, before the partitions are others'.
+
+        Raises:
+            TimeoutError: that takes too long.
+        """
+        async with asyncio.timeout(self.settings.worker.session_timeout / 2):
+            await self.flush(whole=True)
+            await self.merging.checkpoint()
+
     async def on_stop(self) -> None:
         """Store everything before the consumer is stopped: what the first stage still had comes back by Kafka."""
         # Without Kafka, Faust would wait for it for ever.
@@ -208,15 +218,13 @@ def create_app(settings: Settings, store: Store, prices: PriceTable | None = Non
     app.tables.add(app.table)
     prices = prices or PriceTable()
     stages = {
-        name: Ingesting(kind, settings, prices, app.table, lambda: app.producer)
+        name: Ingesting(kind, settings, prices, app.table, lambda: app.producer, app.start_over)
         for name, kind in KINDS.items()
     }
     requests.attach(app, stages["requests"])
     feedback.attach(app, stages["feedback"])
     judgements.attach(app, stages["judgements"])
     app.ingesting = list(stages.values())
-    for stage in app.ingesting:
-        stage.start_over = app.start_over
     storage = Storage(store, app.lease, app.log)
     app.merging = Merging(settings, storage, app.lease, app.table, lambda: app.producer)
     merge.attach(app, app.merging)
@@ -265,9 +273,7 @@ def _attach_timers(app: App, interval: float) -> None:
         if not revoked:
             return
         try:
-            async with asyncio.timeout(app.settings.worker.session_timeout / 2):
-                await app.flush(whole=True)
-                await app.merging.checkpoint()
+            await app.store_all()
         except TimeoutError:
             app.log.warning(
                 "rebalancing: the state could not be stored in time; what came since is counted again"
@@ -277,9 +283,7 @@ def _attach_timers(app: App, interval: float) -> None:
     @app.on_before_shutdown.connect(weak=False)
     async def finish(sender: Any, **kwargs: Any) -> None:
         try:
-            async with asyncio.timeout(app.settings.worker.session_timeout / 2):
-                await app.flush(whole=True)
-                await app.merging.checkpoint()
+            await app.store_all()
         except TimeoutError:
             app.log.warning("stopping: the state could not be stored in time; the next start makes it good")
         app.merging.storage.close()
@@ -299,25 +303,16 @@ def _lag(app: App) -> int:
     lag = 0
     for stage in app.ingesting:
         for partition, position in stage.positions().items():
-            lag += max(0, (_end(app, TP(stage.topic, partition)) or 0) - position)
+            lag += max(0, (app.consumer.end(TP(stage.topic, partition)) or 0) - position)
     return lag
 
 
 def _at_end(app: App, tp: TP) -> bool:
     """Whether all of a partition has been read, as far as its last fetch told."""
-    end = _end(app, tp)
+    end = app.consumer.end(tp)
     stage = next(stage for stage in app.ingesting if stage.topic == tp.topic)
     position = stage.position(tp.partition)
     return end is not None and position is not None and position >= end
-
-
-def _end(app: App, tp: TP) -> int | None:
-    """The offset after a partition's last record, as its last fetch told; ``None`` of one that is not ours."""
-    try:
-        end: int | None = app.consumer.highwater(tp)
-    except AssertionError:  # aiokafka's answer where the partition has just become somebody else's
-        return None
-    return end
 
 
 def _credentials(settings: Settings) -> Any:

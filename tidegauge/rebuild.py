@@ -113,16 +113,8 @@ class Rebuild:
         force: bool = False,
         patience: float = 120.0,
     ) -> None:
-        worker = settings.worker
         self._settings = settings
-        self._config = IngestConfig(
-            worker.allowed_lateness,
-            worker.future_tolerance,
-            worker.epoch_events,
-            worker.epoch_seconds,
-            worker.max_series,
-            worker.max_dimension_values,
-        )
+        self._config = IngestConfig.of(settings.worker)
         self._prices = prices
         self._stretch = stretch
         self._store = store
@@ -235,7 +227,7 @@ class Rebuild:
             unread = 0
             for kind, partitions in sources.items():
                 for source in partitions:
-                    read = checkpoints.of(kind, source.place.partition)[0].last + 1
+                    read = checkpoints.of(kind, source.place.partition).checkpoint.last + 1
                     unread += max(0, ends[source.place] - max(read, source.earliest))
             if unread == 0:
                 break
@@ -258,9 +250,9 @@ class Rebuild:
         wanted: set[Name] | None = None
         for _ in range(ROUNDS):
             for source in sources:  # the long way first, so that the checkpoints are young when it is done
-                checkpoint, _ = checkpoints.of(kind, source.place.partition)
-                source.recount.poison = checkpoints.poison(kind, source.place.partition)
-                self._recount(source, checkpoint.epoch, logs, spool)
+                stored = checkpoints.of(kind, source.place.partition)
+                source.recount.poison = stored.poison
+                self._recount(source, stored.checkpoint.epoch, logs, spool)
             checkpoints.refresh()
             spool.forget_moving(sources[0].place.topic)
             read = [self._go_on(kind, source, logs, checkpoints, spool) for source in sources]
@@ -287,8 +279,9 @@ class Rebuild:
         self, kind: Kind, source: _Source, logs: KafkaConsumer, checkpoints: Checkpoints, spool: Spool
     ) -> RebuiltSource:
         """Recount up to the worker's epoch as it is now, and that epoch itself."""
-        checkpoint, admitted = checkpoints.of(kind, source.place.partition)
+        checkpoint, admitted, _, poison = checkpoints.of(kind, source.place.partition)
         recount = source.recount
+        recount.poison = poison
         self._recount(source, checkpoint.epoch, logs, spool)
         spool.add(*self._share(source, BEFORE), recount.take(end=True), self._stretch)
         source.current = current = Current(
@@ -302,7 +295,7 @@ class Rebuild:
             source.earliest,
             kind,
         )
-        current.poison = recount.poison
+        current.poison = poison
         for records in read_log(logs, source.place, current.position, checkpoint.last + 1):
             current.apply(records)
         source.late = [event for event in current.late if not recount.knows(event.id)]

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from struct import Struct
 from typing import Any, Final
 
 import msgspec
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from .errors import BrokerUnavailableError, UnavailableError
-from .processors.core.cardinality import Admitted
-from .processors.core.ingest import Checkpoint
 from .processors.core.kinds import Kind
-from .processors.core.poison import Poison
+from .processors.core.stored import IngestState, Newest, ingest_state
 from .schemas.codec import encode
 from .schemas.rebuilt import RebuiltAnswer, RebuiltBatch
 
-_VERSION: Final = Struct(">q")  # before each stored value, see processors.engine.state
+_PANE: Final = b"pane/"  # begins the keys of the second stage's state
 _ANSWER: Final = b'{"type":"rebuilt_answer"'
 _decode_answer = msgspec.json.Decoder(RebuiltAnswer).decode
 SILENCE: Final = 60.0
@@ -62,7 +59,7 @@ class Checkpoints:
     def __init__(self, client: KafkaConsumer, topic: str, partitions: int) -> None:
         self._client = client
         self._places = [TopicPartition(topic, number) for number in range(partitions)]
-        self._values: list[dict[bytes, tuple[int, bytes]]] = [{} for _ in range(partitions)]
+        self._stored = [Newest(number) for number in range(partitions)]
         client.assign(self._places)
         client.seek_to_beginning(*self._places)
 
@@ -78,7 +75,8 @@ class Checkpoints:
             polled = self._client.poll(timeout_ms=500)
             for place, records in polled.items():
                 for record in records:
-                    self._take(place.partition, record.key, record.value)
+                    if not record.key.startswith(_PANE):  # by far the most of it
+                        self._stored[place.partition].take(record.key, record.value)
             if polled:
                 heard = time.monotonic()
             elif time.monotonic() - heard > SILENCE:
@@ -86,32 +84,13 @@ class Checkpoints:
                     f"Kafka has given nothing of the state topic for {SILENCE:.0f} s"
                 )
 
-    def of(self, kind: Kind, partition: int) -> tuple[Checkpoint, list[Admitted]]:
-        """The checkpoint of a source partition, and what its caps had admitted before."""
-        values = self._values[partition]
-        stored = values.get(f"ingest/{kind.name}".encode())
-        checkpoint = msgspec.json.decode(stored[1], type=Checkpoint) if stored else Checkpoint()
-        prefix = f"admitted/{kind.name}/".encode()
-        return checkpoint, [
-            msgspec.json.decode(value, type=Admitted)
-            for key, (_, value) in values.items()
-            if key.startswith(prefix)
-        ]
+    def of(self, kind: Kind, partition: int) -> IngestState:
+        """What the workers have stored of a source partition.
 
-    def poison(self, kind: Kind, partition: int) -> Poison:
-        """The events of a source partition that the workers leave out."""
-        return Poison.stored(kind.name, {key: value for key, (_, value) in self._values[partition].items()})
-
-    def _take(self, partition: int, key: bytes, value: bytes | None) -> None:
-        values = self._values[partition]
-        if not key.startswith((b"ingest/", b"admitted/", b"poison/")):
-            return
-        if value is None:
-            values.pop(key, None)
-            return
-        (version,) = _VERSION.unpack_from(value)
-        if key not in values or version >= values[key][0]:
-            values[key] = (version, value[_VERSION.size :])
+        Raises:
+            StateError: it cannot be read, or a newer version has written it.
+        """
+        return ingest_state(kind.name, partition, self._stored[partition].values())
 
 
 class Panes:

@@ -18,8 +18,8 @@ the one before it for its event ids alone: duplicates are recognised over one to
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence, Set
-from typing import Any, Final, Protocol
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
 
 import msgspec
 
@@ -29,7 +29,7 @@ from tidegauge.schemas.common import SCHEMA_VERSION
 from tidegauge.schemas.pane import PaneBatch, PaneSnapshot
 
 from .cardinality import DAY, Admission, Admitted
-from .intake import Checkpoint, IngestConfig, Letter, Outbox
+from .intake import Checkpoint, IngestConfig, Letter, Outbox, Record, part
 from .kinds import REQUESTS, Kind
 from .poison import Poison
 from .pricing import PriceTable
@@ -41,14 +41,6 @@ __all__ = ["Checkpoint", "Ingest", "IngestConfig", "Letter", "Outbox", "Record"]
 
 _BATCH: Final = 256
 """Records decoded at once: more structs kept alive together are slower to make, see ``request_columns``."""
-
-
-class Record(Protocol):
-    """A Kafka record as the first stage needs it: ``timestamp`` is the append time in milliseconds."""
-
-    offset: int
-    timestamp: int
-    value: bytes | None
 
 
 class Ingest:
@@ -250,8 +242,7 @@ class Ingest:
             found, refused = self.poison.decode(self._codec, record)
             self._epoch_events += len(found) + len(refused)
             if found and max([event.time for event in found]) > self._latest(record):
-                found, ahead = self._without_future(record, found, {refusal.index for refusal in refused})
-                refused += ahead
+                found, refused = self._without_future(record, found, refused)
             for refusal in refused:
                 self._count(record.timestamp, f"refused_{refusal.error.reason}")
                 self._letters.append(Letter(record.offset, refusal))
@@ -273,22 +264,14 @@ class Ingest:
         return record.timestamp / 1000 + self._config.future_tolerance
 
     def _without_future(
-        self, record: Record, events: Sequence[Any], gone: Set[int | None]
+        self, record: Record, found: Sequence[Any], refused: list[Refused]
     ) -> tuple[list[Any], list[Refused]]:
-        """Part a message's good events (all but those at ``gone``) from those that come too early."""
+        """Refuse those of a message's good events that come too early."""
+        latest = self._latest(record)
         expected = f"at most {self._config.future_tolerance:g} s after Kafka received it"
-        raws = self._codec.split(record.value or b"")
-        good: list[Any] = []
-        refused: list[Refused] = []
-        places = (i for i in range(len(events) + len(gone)) if i not in gone)
-        for place, event in zip(places, events, strict=False):
-            if event.time <= self._latest(record):
-                good.append(event)
-            else:
-                error = InvalidEventError("future_time", "time", expected)
-                index, raw = (None, record.value or b"") if raws is None else (place, raws[place])
-                refused.append(Refused(index, error, raw))
-        return good, refused
+        error = InvalidEventError("future_time", "time", expected)
+        message = record.value or b""
+        return part(self._codec, message, (found, refused), lambda _, event: event.time > latest, error)
 
     def _fold_events(self, events: Sequence[Any], stamps: Sequence[int]) -> int:
         """Fold events that are valid and not of the future, with the append time of each."""

@@ -15,23 +15,14 @@ import msgspec
 from tidegauge.errors import InvalidEventError
 from tidegauge.schemas.codec import Codec, Refused
 
+from .intake import Record, part
+
 Place = tuple[int, int | None]
 """An offset, and which event of its array; ``None``: all of the message."""
 
 REFUSAL: Final = InvalidEventError(
     "processing_failed", "", "an event that our code can process; the worker's log says what it raised"
 )
-
-
-class Record(Protocol):
-    """A Kafka record; see ``ingest.Record``."""
-
-    @property
-    def offset(self) -> int: ...
-    @property
-    def timestamp(self) -> int: ...
-    @property
-    def value(self) -> bytes | None: ...
 
 
 class _Alone(NamedTuple):
@@ -91,22 +82,17 @@ class Poison:
 
     def decode(self, codec: Codec[Any], record: Record) -> tuple[Sequence[Any], list[Refused]]:
         """What ``Codec.decode`` gives, and poison among the refused."""
-        events, refused = codec.decode(record.value)
+        found = codec.decode(record.value)
         places = self._places.get(record.offset)
         if not places:
-            return events, refused
-        raws = codec.split(record.value or b"")
-        if None in places or raws is None:
-            return (), [Refused(None, REFUSAL, record.value or b"")]
-        gone = {refusal.index for refusal in refused}
-        good = []
-        kept = (i for i in range(len(raws)) if i not in gone)
-        for index, event in zip(kept, events, strict=False):
-            if index in places:
-                refused.append(Refused(index, REFUSAL, raws[index]))
-            else:
-                good.append(event)
-        return good, refused
+            return found
+        return part(
+            codec,
+            record.value or b"",
+            found,
+            lambda place, _: place in places or None in places,
+            REFUSAL,
+        )
 
 
 def entries(kind: str, places: Iterable[Place]) -> list[tuple[bytes, int, bytes]]:

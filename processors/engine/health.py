@@ -54,10 +54,7 @@ class Health:
         for stage in stages:
             for partition, position in stage.positions().items():
                 tp = TP(stage.topic, partition)
-                try:
-                    end = self._app.consumer.highwater(tp) if tp in assigned else None
-                except AssertionError:  # aiokafka's answer where it has just become somebody else's
-                    end = None
+                end = self._app.consumer.end(tp) if tp in assigned else None
                 found[stage.topic, partition] = Standing(position, end)
         return found
 

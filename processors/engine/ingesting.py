@@ -13,14 +13,15 @@ from tidegauge.processors.core.ingest import Checkpoint, Ingest, IngestConfig
 from tidegauge.processors.core.kinds import Kind
 from tidegauge.processors.core.merge import route
 from tidegauge.processors.core.messages import admitted_messages, pane_messages
-from tidegauge.processors.core.poison import Poison, entries, find
+from tidegauge.processors.core.poison import entries, find
 from tidegauge.processors.core.pricing import PriceTable
+from tidegauge.processors.core.stored import admission_key, checkpoint_key, ingest_state
 from tidegauge.schemas.codec import Codec, encode
 from tidegauge.schemas.pane import PaneBatch, PaneSnapshot
 from tidegauge.settings import Settings
 from tidegauge.sinks.deadletter import letter_of_event
 
-from .state import StateTable, restored
+from .state import StateTable
 from .transport import Chunk, Extent
 
 Entry = tuple[bytes, int, bytes | None]
@@ -36,6 +37,7 @@ class Ingesting:
         prices: unit prices.
         table: where checkpoints go.
         producer: gives Faust's producer; each delivery is awaited.
+        start_over: has all state be read again.
     """
 
     def __init__(
@@ -45,26 +47,18 @@ class Ingesting:
         prices: PriceTable,
         table: StateTable,
         producer: Callable[[], Any],
+        start_over: Callable[[], Awaitable[None]],
     ) -> None:
         worker = settings.worker
         self.topic: str = getattr(settings.topics, kind.name)
         self._kind = kind
         self._topics = settings.topics
-        self._config = IngestConfig(
-            worker.allowed_lateness,
-            worker.future_tolerance,
-            worker.epoch_events,
-            worker.epoch_seconds,
-            worker.max_series,
-            worker.max_dimension_values,
-        )
+        self._config = IngestConfig.of(worker)
         self._idle_after = worker.idle_after
         self._prices = prices
         self._table = table
         self._producer = producer
-        # All topics of events share the state topic's partitions.
-        self._checkpoint_key = f"ingest/{kind.name}".encode()
-        self._admitted_key = f"admitted/{kind.name}/".encode()
+        self._start_over = start_over
         self._partitions: dict[int, Ingest] = {}
         self._locks: dict[int, asyncio.Lock] = {}
         self._quiet_since: dict[int, float] = {}
@@ -76,8 +70,6 @@ class Ingesting:
         """The last offset of each panes partition that this worker's snapshots got."""
         self.applied = 0
         """Events folded since this worker started."""
-        self.start_over: Callable[[], Awaitable[None]] = _nothing
-        """Has all state be read again; set by the app."""
         self._careful: dict[int, int] = {}
         self.ending = False
         """Whether what comes from now on is left to who starts next."""
@@ -91,22 +83,17 @@ class Ingesting:
             values: what the state table holds of it.
             extent: what Kafka holds of it.
         """
-        raw = values.get(self._checkpoint_key)
-        checkpoint = restored(raw, Checkpoint, partition, self._checkpoint_key) if raw else Checkpoint()
-        admitted = []
-        stored = self._admissions[partition] = {}
-        for key, value in values.items():
-            if not key.startswith(self._admitted_key):
-                continue
-            found = restored(value, Admitted, partition, key)
-            stored.setdefault(self._admission_key(found.epoch, found.day), []).append(key)
-            # A worker that ended before its checkpoint leaves some of the parts that the epoch now begun will leave
-            # again. Taken for admitted already they would be left out then, and the others take their place.
-            if found.epoch < checkpoint.epoch:
-                admitted.append(found)
-        poison = Poison.stored(self._kind.name, values)
+        stored = ingest_state(self._kind.name, partition, values)
+        self._admissions[partition] = stored.keys
         ingest = Ingest(
-            self.topic, partition, self._config, self._prices, checkpoint, admitted, self._kind, poison
+            self.topic,
+            partition,
+            self._config,
+            self._prices,
+            stored.checkpoint,
+            stored.admitted,
+            self._kind,
+            stored.poison,
         )
         lost = ingest.skip_to(extent.earliest)
         if lost:
@@ -182,9 +169,7 @@ class Ingesting:
         ingest = self._partitions.get(partition)
         if lock is None or ingest is None:
             return
-        kept = self._admissions[
-            partition
-        ]  # taken now: the partition may be given up while something is awaited
+        kept = self._admissions[partition]  # now: the partition may be given up while something is awaited
         async with lock:
             if not ingest.pending or ingest.catching_up or partition in self._undelivered:
                 return
@@ -208,11 +193,11 @@ class Ingesting:
             await asyncio.gather(*letters)
             last = out.checkpoint.last
             entries = [entry for a in out.admitted for entry in self._admit(kept, a, last)]
-            checkpoint: Entry = (self._checkpoint_key, last, encode(out.checkpoint))
+            checkpoint: Entry = (checkpoint_key(self._kind.name), last, encode(out.checkpoint))
             gone: list[Entry] = [
                 (key, last, None)
                 for name in out.forgotten
-                for key in kept.pop(self._admission_key(*name), [])
+                for key in kept.pop(admission_key(self._kind.name, *name), [])
             ]
             for step in (entries, [checkpoint], gone):
                 await asyncio.gather(*await self._table.write(partition, step))
@@ -237,7 +222,7 @@ class Ingesting:
             exc_info=error,
         )
         self._careful[partition] = upto
-        await self.start_over()
+        await self._start_over()
 
     async def _find_poison(self, chunk: Chunk, ingest: Ingest) -> None:
         """Leave out of the log what cannot be processed, and remember that before anything of the chunk is folded."""
@@ -284,14 +269,13 @@ class Ingesting:
 
     def _admit(self, kept: dict[bytes, list[bytes]], admitted: Admitted, version: int) -> list[Entry]:
         """The state entries of one epoch's admissions of a day: one, or as many as do not fit into one message."""
-        name = self._admission_key(admitted.epoch, admitted.day)
         messages = admitted_messages(admitted)
-        keys = [name, *(name + f"/{part}".encode() for part in range(1, len(messages)))]
-        kept[name] = keys
+        keys = [
+            admission_key(self._kind.name, admitted.epoch, admitted.day, part)
+            for part in range(len(messages))
+        ]
+        kept[keys[0]] = keys
         return [(key, version, message) for key, message in zip(keys, messages, strict=True)]
-
-    def _admission_key(self, epoch: int, day: int) -> bytes:
-        return self._admitted_key + f"{epoch}/{day}".encode()
 
     async def _send_panes(self, batch: PaneBatch) -> list[tuple[int, Awaitable[Any]]]:
         routed: dict[int, list[PaneSnapshot]] = {}
@@ -314,7 +298,3 @@ class Ingesting:
     async def _send(self, topic: str, partition: int | None, value: bytes) -> Awaitable[Any]:
         future: Awaitable[Any] = await self._producer().send(topic, None, value, partition, None, None)
         return future
-
-
-async def _nothing() -> None:
-    """Start over nothing."""

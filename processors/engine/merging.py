@@ -24,6 +24,7 @@ import msgspec
 from tidegauge.errors import SinkUnavailableError
 from tidegauge.processors.core.kinds import KINDS
 from tidegauge.processors.core.merge import Bounds, Merge
+from tidegauge.processors.core.stored import restored
 from tidegauge.processors.core.views import VIEWS
 from tidegauge.processors.core.waiting import Name
 from tidegauge.schemas.codec import encode
@@ -36,7 +37,7 @@ from tidegauge.sinks.base import Point, Rejection
 from tidegauge.sinks.panes import points, read_panes
 
 from .lease import Lease
-from .state import StateTable, restored
+from .state import StateTable
 from .storage import Storage
 from .transport import Chunk, Extent
 

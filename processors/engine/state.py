@@ -1,45 +1,18 @@
 """Checkpointed state: a Faust table whose changelog is written and checked by us.
 
-A value is stored with a version, the source offset it includes. Restoring keeps the value with the greater version,
-so that what a frozen worker writes late cannot turn state back. Faust's own table writes cost 300 µs each and their
-errors are only logged; ``write`` sends straight to the changelog and returns futures that the caller awaits.
+What is stored is described in ``core/stored.py``. Faust's own table writes cost 300 µs each and their errors are only
+logged; ``write`` sends straight to the changelog and returns futures that the caller awaits.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
 from collections.abc import Iterable
-from struct import Struct
-from typing import Any, Final, TypeVar
+from typing import Any
 
-import msgspec
 from faust.tables.table import Table
 
-from tidegauge.errors import StateError
-
-FORMAT: Final = 1
-"""Of all that is kept here. Fields may be added under the same number: who does not know them leaves them out."""
-
-_VERSION = Struct(">q")
-_FORMAT = b"format"
-
-T = TypeVar("T")
-
-
-def restored(raw: bytes, kind: type[T], partition: int, key: bytes) -> T:
-    """Decode a stored value.
-
-    Raises:
-        StateError: it is not what we write.
-    """
-    try:
-        return msgspec.json.decode(raw, type=kind)
-    except msgspec.DecodeError as error:
-        raise StateError(
-            f"the stored state of partition {partition} cannot be read: {key.decode(errors='replace')}: {error};"
-            " docs/runbook.md says what to do"
-        ) from None
+from tidegauge.processors.core.stored import FORMAT, FORMAT_KEY, Newest, pack
 
 
 class StateTable(Table):
@@ -47,7 +20,7 @@ class StateTable(Table):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._restored: dict[int, dict[bytes, tuple[int, bytes]]] = defaultdict(dict)
+        self._restored: dict[int, Newest] = {}
         self._owned: frozenset[int] = frozenset()
         self._written: dict[int, int] = {}
         self._marked: set[int] = set()
@@ -56,14 +29,8 @@ class StateTable(Table):
         """Take in changelog records during recovery."""
         for event in batch:
             message = event.message
-            restored = self._restored[message.partition]
-            if message.value is None:
-                restored.pop(message.key, None)
-                continue
-            (version,) = _VERSION.unpack_from(message.value)
-            known = restored.get(message.key)
-            if known is None or version >= known[0]:
-                restored[message.key] = (version, message.value[_VERSION.size :])
+            newest = self._restored.setdefault(message.partition, Newest(message.partition))
+            newest.take(message.key, message.value)
 
     def persisted_offset(self, tp: Any) -> int | None:
         """Tells recovery what it need not read again after a rebalance: what we wrote ourselves."""
@@ -80,18 +47,8 @@ class StateTable(Table):
         Raises:
             StateError: a newer version of tidegauge has written it, in a format that this one does not know.
         """
-        taken, self._restored = self._restored, defaultdict(dict)
-        for partition, values in taken.items():
-            found, _ = values.pop(_FORMAT, (FORMAT, b""))
-            if found > FORMAT:
-                raise StateError(
-                    f"the stored state of partition {partition} is of format {found}, and this version of tidegauge"
-                    f" knows {FORMAT}: a newer worker has written it; upgrade this one"
-                )
-        return {
-            partition: {key: value for key, (_, value) in values.items()}
-            for partition, values in taken.items()
-        }
+        taken, self._restored = self._restored, {}
+        return {partition: newest.values() for partition, newest in taken.items()}
 
     async def write(
         self, partition: int, entries: Iterable[tuple[bytes, int, bytes | None]]
@@ -101,9 +58,9 @@ class StateTable(Table):
         futures = []
         if partition not in self._marked:
             self._marked.add(partition)
-            entries = [(_FORMAT, FORMAT, b""), *entries]
+            entries = [(FORMAT_KEY, FORMAT, b""), *entries]
         for key, version, value in entries:
-            stored = None if value is None else _VERSION.pack(version) + value
+            stored = None if value is None else pack(version, value)
             future = await self.app.producer.send(topic, key, stored, partition, None, None)
             future.add_done_callback(self._note)
             futures.append(future)

@@ -220,6 +220,14 @@ class Consumer(driver.Consumer):
             generation_id=self.app.consumer_generation_id,
         )
 
+    def end(self, tp: TP) -> int | None:
+        """The offset after a partition's last record, as its last fetch told; ``None`` of one that is not ours."""
+        try:
+            end: int | None = self.highwater(tp)
+        except AssertionError:  # aiokafka's answer where the partition has just become somebody else's
+            return None
+        return end
+
     async def perform_seek(self) -> None:
         """Seek to where the state ends; topics without state go to their committed offset."""
         await super().perform_seek()

@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from kafka import KafkaConsumer, TopicPartition
-
 from tests.faults.matrix import Note
 from tests.faults.oracle import (
     PRICES_TOML,
@@ -19,6 +17,7 @@ from tests.faults.oracle import (
     Publisher,
     Stored,
     Verdict,
+    read_records,
     read_topic,
     stored_influxdb,
     stored_sqlite,
@@ -33,21 +32,11 @@ PATIENCE = 240.0
 
 def stored_positions(servers: str, state: str) -> dict[int, int]:
     """The next offset of requests by partition, as the newest checkpoints on the state topic have it."""
-    consumer = KafkaConsumer(bootstrap_servers=servers, enable_auto_commit=False)
     positions: dict[int, int] = {}
-    try:
-        partitions = [TopicPartition(state, p) for p in sorted(consumer.partitions_for_topic(state) or ())]
-        consumer.assign(partitions)
-        consumer.seek_to_beginning(*partitions)
-        ends = consumer.end_offsets(partitions)
-        while any(consumer.position(partition) < ends[partition] for partition in partitions):
-            for records in consumer.poll(timeout_ms=1_000).values():
-                for record in records:
-                    if record.key == b"ingest/requests" and record.value:
-                        last = json.loads(record.value[8:])["last"]
-                        positions[record.partition] = max(positions.get(record.partition, 0), last + 1)
-    finally:
-        consumer.close()
+    for record in read_records(servers, state):
+        if record.key == b"ingest/requests" and record.value:
+            last = json.loads(record.value[8:])["last"]
+            positions[record.partition] = max(positions.get(record.partition, 0), last + 1)
     return positions
 
 
@@ -164,16 +153,4 @@ class Scene:
 def dead_letters(scene: Scene) -> list[dict[str, str]]:
     """All dead letters."""
     topic = scene.pipeline.settings.topics.deadletter
-    consumer = KafkaConsumer(bootstrap_servers=scene.kafka.bootstrap_servers, enable_auto_commit=False)
-    found = []
-    try:
-        partition = TopicPartition(topic, 0)
-        consumer.assign([partition])
-        consumer.seek_to_beginning(partition)
-        end = consumer.end_offsets([partition])[partition]
-        while consumer.position(partition) < end:
-            for records in consumer.poll(timeout_ms=1_000).values():
-                found += [json.loads(record.value) for record in records]
-    finally:
-        consumer.close()
-    return found
+    return [json.loads(record.value) for record in read_records(scene.kafka.bootstrap_servers, topic)]

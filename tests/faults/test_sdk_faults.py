@@ -12,9 +12,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from kafka import KafkaConsumer, TopicPartition
 
 from tests.faults.matrix import Note
+from tests.faults.oracle import read_records
 from tests.support.servers import Kafka
 from tidegauge.producers import Client, Emitter
 from tidegauge.settings import Settings, load
@@ -91,22 +91,9 @@ def settings_for(kafka: Kafka, prefix: str, **emitter: object) -> Settings:
 def on_topic(settings: Settings) -> Counter[str]:
     """How often each id is on the topic of requests."""
     found: Counter[str] = Counter()
-    consumer = KafkaConsumer(
-        bootstrap_servers=settings.kafka.bootstrap_servers, group_id=None, enable_auto_commit=False
-    )
-    try:
-        topic = settings.topics.requests
-        partitions = [TopicPartition(topic, p) for p in sorted(consumer.partitions_for_topic(topic) or ())]
-        consumer.assign(partitions)
-        consumer.seek_to_beginning(*partitions)
-        ends = consumer.end_offsets(partitions)
-        while any(consumer.position(p) < end for p, end in ends.items()):
-            for records in consumer.poll(timeout_ms=500).values():
-                for record in records:
-                    message = json.loads(record.value)
-                    found.update(each["id"] for each in (message if isinstance(message, list) else [message]))
-    finally:
-        consumer.close()
+    for record in read_records(settings.kafka.bootstrap_servers, settings.topics.requests):
+        message = json.loads(record.value)
+        found.update(each["id"] for each in (message if isinstance(message, list) else [message]))
     return found
 
 

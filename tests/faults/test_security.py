@@ -15,8 +15,9 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import KafkaProducer
 
+from tests.faults.oracle import read_records
 from tests.support.deployment import Pipeline, Worker
 from tests.support.secure import PASSWORD, SecureKafka
 from tests.support.servers import InfluxDB, Kafka, free_port
@@ -250,16 +251,5 @@ def _own_series(pipeline: Pipeline) -> str:
 
 def _log(kafka: Kafka, topic: str) -> list[bytes]:
     """All values, and keys, of a topic."""
-    consumer = KafkaConsumer(bootstrap_servers=kafka.bootstrap_servers, enable_auto_commit=False)
-    try:
-        partitions = [TopicPartition(topic, number) for number in consumer.partitions_for_topic(topic) or ()]
-        consumer.assign(partitions)
-        consumer.seek_to_beginning(*partitions)
-        ends = consumer.end_offsets(partitions)
-        found: list[bytes] = []
-        while any(consumer.position(partition) < ends[partition] for partition in partitions):
-            for records in consumer.poll(timeout_ms=1_000).values():
-                found += [part for record in records for part in (record.key, record.value) if part]
-        return found
-    finally:
-        consumer.close()
+    records = read_records(kafka.bootstrap_servers, topic)
+    return [part for record in records for part in (record.key, record.value) if part]

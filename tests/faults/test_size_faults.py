@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
 
 from tests.faults.matrix import Note
-from tests.faults.oracle import Event
+from tests.faults.oracle import Event, read_records
 from tests.faults.oracle.events import MIDNIGHT, make
-from tests.faults.scene import PARTITIONS, Scene
+from tests.faults.scene import Scene
 from tests.support.servers import Kafka
 
 pytestmark = pytest.mark.slow
@@ -55,20 +55,8 @@ def test_panes_that_fit_into_no_message_are_sent_in_several(wide_scene: Scene) -
 
 
 def state_keys(scene: Scene) -> set[str]:
-    consumer = KafkaConsumer(bootstrap_servers=scene.kafka.bootstrap_servers, enable_auto_commit=False)
-    keys: set[str] = set()
-    try:
-        topic = scene.pipeline.settings.topics.state
-        partitions = [TopicPartition(topic, p) for p in range(PARTITIONS)]
-        consumer.assign(partitions)
-        consumer.seek_to_beginning(*partitions)
-        ends = consumer.end_offsets(partitions)
-        while any(consumer.position(partition) < ends[partition] for partition in partitions):
-            for records in consumer.poll(timeout_ms=1_000).values():
-                keys |= {record.key.decode() for record in records}
-    finally:
-        consumer.close()
-    return keys
+    topic = scene.pipeline.settings.topics.state
+    return {record.key.decode() for record in read_records(scene.kafka.bootstrap_servers, topic)}
 
 
 @pytest.mark.fault(14, "a limit of 2 kB on the panes topic: told in one line, and exact once it is mended")

@@ -13,7 +13,7 @@ from .events import MODELS, PRICES_TOML, Event, Generator
 from .ledger import Ledger
 from .publisher import Publisher
 from .stored import VIEWS, Stored, stored_influxdb, stored_sqlite
-from .topic import Sums, Topic, read_topic
+from .topic import Sums, Topic, read_records, read_topic
 from .verdict import Verdict, verify
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "Sums",
     "Topic",
     "Verdict",
+    "read_records",
     "read_topic",
     "stored_influxdb",
     "stored_sqlite",

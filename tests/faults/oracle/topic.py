@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -84,6 +84,13 @@ def read_topic(servers: str, topic: str, late: Iterable[str] = ()) -> Topic:
         late: ids of the events that are too late to be counted.
     """
     found = Topic(frozenset(late))
+    for record in read_records(servers, topic):
+        found.add(record.value)
+    return found
+
+
+def read_records(servers: str, topic: str) -> Iterator[Any]:
+    """All records that are on a topic now, those of a partition in their order."""
     consumer = KafkaConsumer(
         bootstrap_servers=servers, enable_auto_commit=False, auto_offset_reset="earliest", check_crcs=True
     )
@@ -94,8 +101,6 @@ def read_topic(servers: str, topic: str, late: Iterable[str] = ()) -> Topic:
         ends = consumer.end_offsets(partitions)
         while any(consumer.position(partition) < ends[partition] for partition in partitions):
             for records in consumer.poll(timeout_ms=1_000).values():
-                for record in records:
-                    found.add(record.value)
+                yield from records
     finally:
         consumer.close()
-    return found
