@@ -23,6 +23,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ def free_port() -> int:
     raise ServerError("no free port found between 20000 and 32000")
 
 
-class Server:
+class Server(ABC):
     """One server process; ``start`` may follow ``stop`` and ``kill``, and finds the data of before.
 
     Args:
@@ -182,8 +183,9 @@ class Server:
             self.kill()
             shutil.rmtree(self.data, ignore_errors=True)
 
+    @abstractmethod
     def _is_ready(self) -> bool:
-        raise NotImplementedError
+        """Whether it serves."""
 
     def _tail(self) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-20:])
